@@ -1,0 +1,43 @@
+"""vbank: LoRA, VeRA, Tied-LoRA, PRoLoRA and VB-LoRA on any PyTorch model.
+
+>>> import torch, vbank
+>>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+>>> adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), targets=["0", "2"])
+>>> vbank.count(model).trainable
+108
+"""
+
+from vbank.adapters import Adapter
+from vbank.attachment import activate, attach, detach, param_groups
+from vbank.checkpoint import CheckpointError, load, save
+from vbank.counting import Count, count, count_sites
+from vbank.merging import enabled, merge, unmerge
+from vbank.methods import Config, LoRA, Method, PRoLoRA, Site, TiedLoRA, VBLoRA, VeRA, delta
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adapter",
+    "CheckpointError",
+    "Config",
+    "Count",
+    "LoRA",
+    "Method",
+    "PRoLoRA",
+    "Site",
+    "TiedLoRA",
+    "VBLoRA",
+    "VeRA",
+    "activate",
+    "attach",
+    "count",
+    "count_sites",
+    "delta",
+    "detach",
+    "enabled",
+    "load",
+    "merge",
+    "param_groups",
+    "save",
+    "unmerge",
+]

@@ -1,0 +1,194 @@
+"""What is put on a model: the adapters, kept in its submodule `vbank`, and the hooks through which they act.
+
+A forward hook on each adapted layer adds the update, so that the model's modules and the names in its state_dict stay
+as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vbank.methods.base import Config, Method, Site
+from vbank.targets import Part, Targets
+
+HOME = "vbank"  # the submodule of the model that holds all adapters
+
+
+class Adapter(nn.Module):
+    """One named adapter: a method on the sites that its targets named, and the modules trained with it.
+
+    Attributes:
+        name: what `activate`, `save`, `merge`, `count` and `detach` take as ``name=``.
+        config: the method's settings.
+        method: the trainable parameters; ``adapter.method.factors(site.name)`` gives A and B.
+        sites: the adapted linear maps.
+        targets: as given to `attach`.
+        train_modules: as given to `attach` for `train`.
+        trained: names of the model's own parameters that are trained and saved with the adapter (the head).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        method: Method,
+        parts: Sequence[Part],
+        targets: Targets,
+        train: Sequence[str] = (),
+        trained: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.name, self.config, self.method = name, config, method
+        self.targets, self.train_modules = targets, list(train)
+        self.sites: tuple[Site, ...] = tuple(part.site for part in parts)
+        self.trained = list(trained)
+        self.layers: dict[str, list[Part]] = {}  # module name -> its parts
+        for part in parts:
+            self.layers.setdefault(part.module, []).append(part)
+
+    def head(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The model's own parameters that are trained with this adapter, by name."""
+        return {name: model.get_parameter(name) for name in self.trained}
+
+
+class Adapters(nn.ModuleDict):
+    """All adapters of one model, which of them acts, and what must be put back when they leave."""
+
+    def __init__(self, requires_grad: set[str]) -> None:
+        super().__init__()
+        self.active: str | None = None
+        self.on = True
+        self.merged: str | None = None
+        self.requires_grad_before = requires_grad
+        self.base_heads: dict[str, Tensor] = {}  # values of trained parameters in the base model
+        self.idle_heads: dict[str, dict[str, Tensor]] = {}  # adapter -> values of its head while another one acts
+        self.unmerged: dict[str, Any] = {}  # module name -> weight data, or the quantised layer, before the merge
+        self.hooked: dict[str, Any] = {}  # module name -> handle of its hook
+        self.root_hooks: list[Any] = []
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter called `name`, which exists."""
+        adapter = self[name]
+        assert isinstance(adapter, Adapter)
+        return adapter
+
+    def current(self) -> Adapter | None:
+        """The adapter whose update is to be added now."""
+        if not self.on or self.merged is not None or self.active is None:
+            return None
+        return self.adapter(self.active)
+
+    def put_head_in(self, model: nn.Module, name: str) -> None:
+        """Give the model the adapter's values of the parameters that are trained with it."""
+        with torch.no_grad():
+            for key, parameter in self.adapter(name).head(model).items():
+                parameter.copy_(self.idle_heads[name][key])
+
+    def put_head_away(self, model: nn.Module, name: str) -> None:
+        """Keep the adapter's values of those parameters and give the model the base model's."""
+        with torch.no_grad():
+            for key, parameter in self.adapter(name).head(model).items():
+                self.idle_heads[name][key] = parameter.detach().clone()
+                parameter.copy_(self.base_heads[key])
+
+
+class AddUpdate:
+    """Forward hook of an adapted layer: output + s * B (A x)."""
+
+    def __init__(self, adapters: Adapters, layer: str) -> None:
+        self.adapters, self.layer = adapters, layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        adapter = self.adapters.current()
+        if adapter is None:
+            return output
+        x = args[0] if args else next(iter(kwargs.values()))
+        for part in adapter.layers.get(self.layer, ()):
+            update = adapter.method.update(x, part.site.name).to(output.dtype)
+            if part.stop - part.start != output.shape[-1]:  # a slice of a fused projection
+                update = F.pad(update, (part.start, output.shape[-1] - part.stop))
+            output = output + update
+        return output
+
+
+class BeginPass:
+    """Forward pre-hook of the model: the active method may prepare what its sites share."""
+
+    def __init__(self, adapters: Adapters) -> None:
+        self.adapters = adapters
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        adapter = self.adapters.current()
+        if adapter is not None:
+            adapter.method.begin_pass()
+
+
+class EndPass(BeginPass):
+    """Forward hook of the model, called also where the forward failed."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+        adapter = self.adapters.current()
+        if adapter is not None:
+            adapter.method.end_pass()
+
+
+class GradientEntry:
+    """Forward hook of the input embedding, for gradient checkpointing on a frozen model.
+
+    A reentrant checkpoint gives gradients only where one of its inputs needs them, and a frozen embedding's output
+    does not.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self.blocks = list(blocks)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        checkpointed = any(getattr(block, "gradient_checkpointing", False) for block in self.blocks)
+        if checkpointed and torch.is_grad_enabled() and isinstance(output, Tensor) and output.is_leaf:
+            output.requires_grad_(True)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, without the wrappers of torch.compile and data parallelism."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module) or HOME in dict(model.named_children()):
+            return model
+        model = inner
+
+
+def adapters_of(model: nn.Module) -> tuple[nn.Module, Adapters]:
+    """The model without wrappers and its adapters.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    model = unwrap(model)
+    home = dict(model.named_children()).get(HOME)
+    if not isinstance(home, Adapters):
+        raise ValueError(f"{type(model).__name__} has no adapter; attach one with vbank.attach or vbank.load")
+    return model, home
+
+
+def adapter_of(model: nn.Module, name: str | None = None) -> tuple[nn.Module, Adapters, Adapter]:
+    """The model, its adapters, and the one called `name` (None: the active one).
+
+    Raises:
+        ValueError: there is no such adapter.
+    """
+    model, home = adapters_of(model)
+    name = home.active if name is None else name
+    if name is None or name not in home:
+        raise ValueError(f"no adapter is called {name!r}; there are {', '.join(map(repr, home))}")
+    return model, home, home.adapter(name)
+
+
+def refuse_merged(home: Adapters) -> None:
+    """Raise a ValueError where an adapter is merged into the weights."""
+    if home.merged is not None:
+        raise ValueError(f"adapter {home.merged!r} is merged into the weights; call vbank.unmerge(model) first")

@@ -1,0 +1,87 @@
+"""The kinds of linear layers that an update can sit on, and how to read and replace their weights.
+
+`nn.Linear`, transformers' `Conv1D` (weight stored as (in, out)) and bitsandbytes' `Linear4bit` and `Linear8bitLt`.
+The last three are recognised by name, so that this module needs torch alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+QUANTISED = ("Linear4bit", "Linear8bitLt")
+
+
+def _is(module: nn.Module, *names: str) -> bool:
+    return any(cls.__name__ in names for cls in type(module).__mro__)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """transformers' Conv1D: a linear layer whose weight is stored as (in, out)."""
+    return _is(module, "Conv1D") and hasattr(module, "nf")
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """A bitsandbytes layer, whose weight is packed integers."""
+    return _is(module, *QUANTISED)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A layer that an update can be attached to."""
+    return (isinstance(module, nn.Linear) or is_conv1d(module)) and not bypasses_forward(module)
+
+
+def bypasses_forward(module: nn.Module) -> bool:
+    """The output projection of `nn.MultiheadAttention`, whose weight is read without calling the layer."""
+    return _is(module, "NonDynamicallyQuantizableLinear")
+
+
+def features(module: Any) -> tuple[int, int]:
+    """(in_features, out_features) of a layer."""
+    if is_conv1d(module):
+        return module.weight.shape[0], module.nf
+    return module.in_features, module.out_features
+
+
+def dense_weight(module: Any) -> Tensor:
+    """The layer's weight as (out, in) in floating point; a quantised one is dequantised.
+
+    Raises:
+        ValueError: an 8-bit layer that has not been quantised yet, which happens on its move to the accelerator.
+    """
+    weight = module.weight
+    if _is(module, "Linear4bit"):
+        from bitsandbytes import functional
+
+        if weight.quant_state is None:
+            return weight.data
+        return functional.dequantize_4bit(weight.data, weight.quant_state)
+    if _is(module, "Linear8bitLt"):
+        codes, scales = module.state.CB, module.state.SCB
+        codes, scales = (weight.CB, weight.SCB) if codes is None else (codes, scales)
+        if codes is None or scales is None:
+            raise ValueError(
+                "an 8-bit layer holds no quantised weight yet; move the model to its device, or run it once, first"
+            )
+        return codes.float() * (scales.float() / 127.0)[:, None]  # row-wise absmax scaling
+    return weight.data.T if is_conv1d(module) else weight.data
+
+
+def with_weight(module: Any, weight: Tensor) -> Tensor | nn.Linear:
+    """What must be put in place so that the layer has this (out, in) weight.
+
+    Returns the tensor for `weight.data` where the layer keeps floating-point weights, else an `nn.Linear` to stand in
+    for the quantised layer.
+    """
+    if not is_quantised(module):
+        return weight.T.contiguous() if is_conv1d(module) else weight
+    bias = module.bias
+    kind = {"device": weight.device, "dtype": weight.dtype}
+    with torch.device("meta"):
+        dense = nn.Linear(*features(module), bias=bias is not None)
+    dense.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        dense.bias = nn.Parameter(bias.detach().to(**kind), requires_grad=False)
+    return dense.train(module.training)

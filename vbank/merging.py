@@ -1,0 +1,140 @@
+"""Into the weights and out again: merge, unmerge, and the model without its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vbank.adapters import Adapter, Adapters, adapter_of, adapters_of
+from vbank.layers import dense_weight, with_weight
+from vbank.methods.base import delta
+
+
+def merge(model: nn.Module, name: str | None = None) -> None:
+    """Add the active adapter's update into the weights: W <- W + s * B A, taken in float32.
+
+    The model then runs at the base model's speed. A copy of each adapted weight is kept, so that `unmerge` restores it
+    bit for bit: memory rises by the size of the adapted weights. A quantised layer is replaced by an `nn.Linear` with
+    the dequantised, updated weight.
+
+    Args:
+        model: a model with an adapter.
+        name: the adapter to merge, which must be the active one; None takes it.
+
+    Raises:
+        ValueError: already merged, not the active adapter, a weight is shared with a module that is not adapted, or
+            the update is not finite. The weights are then as they were.
+    """
+    model, home, adapter = adapter_of(model, name)
+    if home.merged is not None:
+        raise ValueError(f"adapter {home.merged!r} is merged already; call vbank.unmerge(model) first")
+    if adapter.name != home.active:
+        raise ValueError(
+            f"adapter {adapter.name!r} is not the active one; call vbank.activate(model, {adapter.name!r})"
+        )
+    _refuse_shared(model, adapter)
+    updated: dict[str, Any] = {}
+    was_training = adapter.method.training
+    adapter.method.eval()
+    with torch.no_grad():
+        for layer, parts in adapter.layers.items():
+            module = model.get_submodule(layer)
+            if any(model.get_submodule(done).weight is module.weight for done in updated):
+                continue  # a second module with the same weight
+            weight = dense_weight(module)
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32)).clone()
+            for part in parts:
+                wide[part.start : part.stop] += delta(adapter.method, part.site.name).to(wide)
+            if not torch.isfinite(wide).all():
+                adapter.method.train(was_training)
+                raise ValueError(
+                    f"adapter {adapter.name!r} has values that are not finite in {layer}; nothing is merged"
+                )
+            updated[layer] = with_weight(module, wide.to(weight.dtype))
+    adapter.method.train(was_training)
+    for layer, new in updated.items():
+        home.unmerged[layer] = _exchange(model, layer, new)
+    home.merged = adapter.name
+
+
+def unmerge(model: nn.Module) -> None:
+    """Put the weights back as they were before `merge`, bit for bit.
+
+    Raises:
+        ValueError: nothing is merged.
+    """
+    model, home = adapters_of(model)
+    if home.merged is None:
+        raise ValueError("no adapter is merged, so there is nothing to unmerge")
+    for layer, old in home.unmerged.items():
+        _exchange(model, layer, old)
+    home.unmerged.clear()
+    home.merged = None
+
+
+def _refuse_shared(model: nn.Module, adapter: Adapter) -> None:
+    adapted = {id(model.get_submodule(layer).weight): layer for layer in adapter.layers}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = name.rpartition(".")[0]
+        if id(parameter) in adapted and owner not in adapter.layers and not _alias(model, owner, adapter):
+            raise ValueError(
+                f"{adapted[id(parameter)]} shares its weight with {owner}, which is not adapted, so merging would change"
+                " both; give the layer a copy of its own weight first, or run unmerged"
+            )
+
+
+def _alias(model: nn.Module, name: str, adapter: Adapter) -> bool:
+    """Whether `name` is a second name of an adapted module."""
+    module = model.get_submodule(name)
+    return any(model.get_submodule(layer) is module for layer in adapter.layers)
+
+
+def _exchange(model: nn.Module, layer: str, new: Tensor | nn.Module) -> Any:
+    """Put a weight or a layer in place and return what stood there; all names of a layer are served."""
+    module = model.get_submodule(layer)
+    if isinstance(new, Tensor):
+        old, module.weight.data = module.weight.data, new.to(module.weight.device)
+        return old
+    for parent in list(model.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is module:
+                parent._modules[key] = new
+    return module
+
+
+@contextmanager
+def enabled(model: nn.Module, flag: bool = True) -> Iterator[nn.Module]:
+    """Within the block, the model with (True) or without (False) its active adapter and that adapter's head.
+
+    Raises:
+        ValueError: the model has no adapter.
+    """
+    wrapped = model
+    model, home = adapters_of(model)
+    before, name, merged = home.on, home.active, home.merged
+    if flag == before:
+        yield wrapped
+        return
+    if merged is not None:
+        unmerge(model)
+    home.on = flag
+    _exchange_head(model, home, name)
+    try:
+        yield wrapped
+    finally:
+        home.on = before
+        _exchange_head(model, home, name)
+        if merged is not None:
+            merge(model, name=merged)
+
+
+def _exchange_head(model: nn.Module, home: Adapters, name: str | None) -> None:
+    """The adapter's head where it is on, the base model's where it is off."""
+    if name is not None and home.on:
+        home.put_head_in(model, name)
+    elif name is not None:
+        home.put_head_away(model, name)

@@ -1,0 +1,62 @@
+"""How a sub-vector chooses from the bank: logits -> indices and weights.
+
+Every function takes logits (N, h) and k and returns indices (N, j) and weights (N, j), one row a sub-vector, so that
+the sub-vector is the weighted sum of j bank vectors. The weights of a row sum to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Selection = Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
+
+NOISE_STD = 1.0  # of the noisy top-k before its learned scale, Shazeer et al. 2017, equation 4
+TEMPERATURE = 1 / 3  # of the Gumbel-softmax in VB-LoRA's Table 5
+
+
+def top_k(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
+    """w = softmax(TopK(logits, k)): the k largest logits, the others at -inf (VB-LoRA, equation 3.3).
+
+    The indices come in descending order of weight, so weight 0 is the largest and never below 1/k. The softmax is
+    taken in float32.
+    """
+    values, indices = logits.topk(k, dim=-1)  # (N, k) both
+    return indices, values.softmax(dim=-1, dtype=torch.float32).to(logits.dtype)
+
+
+def select_all(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
+    """A softmax over the whole bank: top-k with k = h (VB-LoRA, Table 5, "Select All")."""
+    return top_k(logits, logits.shape[-1], training)
+
+
+def noisy_top_k(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
+    """Top-k of logits plus standard normal noise while training; plain top-k after (VB-LoRA, Table 5)."""
+    return top_k(logits + NOISE_STD * torch.randn_like(logits) if training else logits, k)
+
+
+def _everything(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Dense weights (N, h) with the indices 0 to h-1 in every row."""
+    return torch.arange(weights.shape[-1], device=weights.device).expand_as(weights), weights
+
+
+def gumbel_softmax(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
+    """Gumbel-softmax over the whole bank while training; top-k after (VB-LoRA, Table 5, tau = 1/3)."""
+    return _everything(F.gumbel_softmax(logits, tau=TEMPERATURE)) if training else top_k(logits, k)
+
+
+def straight_through(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
+    """One-hot draws with the Gumbel-softmax's gradient while training; top-k after (VB-LoRA, Table 5, tau = 1/3)."""
+    return _everything(F.gumbel_softmax(logits, tau=TEMPERATURE, hard=True)) if training else top_k(logits, k)
+
+
+SELECTIONS: dict[str, Selection] = {
+    "top_k": top_k,
+    "select_all": select_all,
+    "noisy_top_k": noisy_top_k,
+    "gumbel_softmax": gumbel_softmax,
+    "straight_through": straight_through,
+}

@@ -1,0 +1,216 @@
+"""VB-LoRA: A and B cut into sub-vectors, each a top-k admixture of vectors from one bank (Li et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vbank.methods.base import Config, Method, Site, Storage, dense
+from vbank.methods.composition import Composition
+from vbank.methods.selection import SELECTIONS
+
+
+@dataclass(frozen=True)
+class VBLoRA(Config):
+    """dW = B A, whose rows and columns are cut into sub-vectors u = sum_s w_s alpha_s of bank vectors alpha_s.
+
+    w = softmax(TopK(logits, k)) (Li et al. 2024, equation 3.3). The bank (h, b) serves the whole model; each of the
+    N = rank * sum (in + out) / b sub-vectors has h logits of its own. Bank ~ U(-0.02, 0.02), logits ~ N(0, 0.01^2);
+    the update is not zero at the start. Trains h b + N h scalars and stores h b + N (k - 1) and N k indices of
+    1 byte (h <= 256) or 2 (section 3.4). There is no alpha: the bank sets the scale.
+
+    Args:
+        rank: rank r of the update.
+        num_vectors: h, vectors in the bank; at most 65,536, what a 2-byte index can name.
+        vector_length: b, length of a sub-vector; divides every in_features and out_features.
+        top_k: k, bank vectors in one sub-vector; 1 to h.
+        selection: "top_k", or one of Table 5's alternatives: "select_all", "noisy_top_k", "gumbel_softmax",
+            "straight_through".
+        bank_bound: the bank is drawn from U(-bank_bound, bank_bound).
+        logits_std: the logits are drawn from N(0, logits_std^2).
+        dropout: dropout on x before A (keyword only).
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    num_vectors: int = 90
+    vector_length: int = 256
+    top_k: int = 2
+    selection: str = "top_k"
+    bank_bound: float = 0.02
+    logits_std: float = 0.01
+
+    method: ClassVar[str] = "vb-lora"
+    title: ClassVar[str] = "VB-LoRA"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_count("num_vectors", "vector_length", "top_k")
+        if self.num_vectors > 2**16:
+            raise ValueError(f"VB-LoRA: num_vectors is {self.num_vectors}; an index names at most {2**16} vectors")
+        if self.top_k > self.num_vectors:
+            raise ValueError(
+                f"VB-LoRA: top_k is {self.top_k} but the bank has num_vectors = {self.num_vectors}; a sub-vector cannot"
+                " choose more vectors than there are"
+            )
+        self._require_choice("selection", SELECTIONS)
+        self._require_positive("bank_bound", "logits_std")
+
+    @property
+    def stored_k(self) -> int:
+        """Indices that one stored sub-vector needs: k, or h where all are selected."""
+        return self.num_vectors if self.selection == "select_all" else self.top_k
+
+    @property
+    def index_dtype(self) -> torch.dtype:
+        """The smallest unsigned type that names every bank vector."""
+        return torch.uint8 if self.num_vectors <= 256 else torch.uint16
+
+    def sub_vectors(self, site: Site) -> tuple[int, int]:
+        """How many sub-vectors make up the site's A and its B."""
+        return (
+            self.rank * site.in_features // self.vector_length,
+            self.rank * site.out_features // self.vector_length,
+        )
+
+    def check(self, sites: Sequence[Site]) -> None:
+        b = self.vector_length
+        bad = [s for s in sites if s.in_features % b or s.out_features % b]
+        if bad:
+            sizes = sorted({size for s in sites for size in (s.in_features, s.out_features)})
+            fitting = [n for n in range(1, sizes[0] + 1) if all(size % n == 0 for size in sizes)]
+            raise ValueError(
+                f"VB-LoRA: vector_length {b} does not divide the sizes of "
+                + ", ".join(f"{s.name} ({s.in_features} -> {s.out_features})" for s in bad)
+                + f"; lengths that divide all layers: {', '.join(map(str, fitting))}"
+            )
+
+    def storage(self, sites: Sequence[Site], itemsize: int = 4) -> dict[str, Storage]:
+        h, k = self.num_vectors, self.stored_k
+        subs = sum(sum(self.sub_vectors(s)) for s in sites)
+        width = self.index_dtype.itemsize
+        return {
+            "bank": dense(h * self.vector_length, itemsize),
+            "logits": Storage(subs * h, subs * (k - 1 + k * width / 4), subs * ((k - 1) * itemsize + k * width)),
+        }
+
+    def build(self, sites: Sequence[Site], *, dtype: torch.dtype = torch.float32, device: Any = None) -> VBLoRAMethod:
+        return VBLoRAMethod(self, sites, dtype=dtype, device=device)
+
+
+def compose(indices: Tensor, weights: Tensor, bank: Tensor) -> Tensor:
+    """All sub-vectors from the bank: row n is sum_j weights[n, j] * bank[indices[n, j]].
+
+    indices, weights: (N, k); bank: (h, b); returns (N, b).
+    """
+    return F.embedding_bag(indices, bank, per_sample_weights=weights.to(bank.dtype), mode="sum")
+
+
+class VBLoRAMethod(Method):
+    """The bank (h, b) and the logits (N, h) of all sub-vectors, composed once a pass for all sites.
+
+    A method read from a compact file holds `indices` and `weights` in place of logits and cannot be trained.
+    """
+
+    config: VBLoRA
+    bank: nn.Parameter
+    logits: nn.Parameter | None
+    indices: Tensor
+    weights: Tensor
+
+    def __init__(self, config: VBLoRA, sites: Sequence[Site], *, dtype: torch.dtype, device: Any = None) -> None:
+        super().__init__(config, sites)
+        self.spans: list[tuple[int, int, int]] = []  # rows of each site: A from..middle, B middle..end
+        end = 0
+        for site in self.sites:
+            in_a, in_b = config.sub_vectors(site)
+            self.spans.append((end, end + in_a, end + in_a + in_b))
+            end += in_a + in_b
+        kind = {"dtype": dtype, "device": device}
+        bound, h, b = config.bank_bound, config.num_vectors, config.vector_length
+        self.bank = nn.Parameter(torch.empty(h, b, **kind).uniform_(-bound, bound))
+        self.logits = nn.Parameter(torch.empty(end, h, **kind).normal_(0.0, config.logits_std))
+        self.composition = Composition()
+
+    @property
+    def frozen(self) -> bool:
+        return self.logits is None
+
+    @property
+    def selected(self) -> tuple[Tensor, Tensor]:
+        """The choice that inference uses: indices (N, k) in descending order of weight, and weights (N, k)."""
+        if self.logits is None:
+            rest = self.weights  # (N, k - 1)
+            largest = 1.0 - rest.sum(dim=-1, keepdim=True, dtype=torch.float32)
+            return self.indices.long(), torch.cat([largest.to(rest), rest], dim=-1)
+        return SELECTIONS[self.config.selection](self.logits, self.config.top_k, False)
+
+    def compose(self, start: int = 0, end: int | None = None) -> Tensor:
+        """The sub-vectors start..end of all sites, shape (end - start, b)."""
+        if self.logits is None:
+            indices, weights = self.selected
+            indices, weights = indices[start:end], weights[start:end]
+        else:
+            select = SELECTIONS[self.config.selection]
+            indices, weights = select(self.logits[start:end], self.config.top_k, self.training)
+        return compose(indices, weights, self.bank)
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        i = self.index[name]
+        site, (start, middle, end) = self.sites[i], self.spans[i]
+        r, b = self.config.rank, self.config.vector_length
+        u = self.composition.rows(self, start, end, name)  # (end - start, b)
+        A = u[: middle - start].reshape(r, site.in_features)
+        B = u[middle - start :].view(site.out_features // b, r, b)
+        return A, B.transpose(1, 2).reshape(site.out_features, r)
+
+    def begin_pass(self) -> None:
+        self.composition.begin()
+
+    def end_pass(self) -> None:
+        self.composition.end()
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        groups = {"bank": [self.bank]}
+        return groups if self.logits is None else groups | {"logits": [self.logits]}
+
+    def tensors(self) -> dict[str, Tensor]:
+        if self.logits is None:
+            raise ValueError(
+                "VB-LoRA: this adapter was loaded from a compact file, which holds no logits, so a resumable file"
+                ' cannot be written; save it with form="compact"'
+            )
+        return super().tensors()
+
+    def compact_tensors(self) -> dict[str, Tensor]:
+        """Bank, indices in the smallest unsigned type, and the k - 1 smaller weights (Li et al. 2024, section 3.4).
+
+        The largest weight is left out, because 1 minus the others then loses no digits and can never be negative.
+        """
+        if self.logits is None:
+            return {"bank": self.bank, "indices": self.indices, "weights": self.weights}
+        indices, weights = self.selected
+        return {
+            "bank": self.bank,
+            "indices": indices.to(self.config.index_dtype),
+            "weights": weights[:, 1:].contiguous(),
+        }
+
+    def read(self, tensors: Mapping[str, Tensor], form: str) -> None:
+        if form == "resumable":
+            super().read(tensors, form)
+            return
+        with torch.no_grad():
+            self.bank.copy_(tensors["bank"])
+        kind = {"device": self.bank.device}
+        self.logits = None
+        self.register_buffer("indices", tensors["indices"].to(**kind))
+        self.register_buffer("weights", tensors["weights"].to(**kind, dtype=self.bank.dtype))
+        self.bank.requires_grad_(False)
+        self.composition.begin()
