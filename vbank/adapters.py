@@ -188,6 +188,12 @@ def adapter_of(model: nn.Module, name: str | None = None) -> tuple[nn.Module, Ad
     return model, home, home.adapter(name)
 
 
+def refuse_inactive(home: Adapters, adapter: Adapter) -> None:
+    """Raise a ValueError where another adapter acts."""
+    if adapter.name != home.active:
+        raise ValueError(f"{adapter.name!r} is not the active adapter; call vbank.activate(model, {adapter.name!r})")
+
+
 def refuse_merged(home: Adapters) -> None:
     """Raise a ValueError where an adapter is merged into the weights."""
     if home.merged is not None:
