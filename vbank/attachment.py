@@ -19,6 +19,7 @@ from vbank.adapters import (
     EndPass,
     GradientEntry,
     adapter_of,
+    refuse_inactive,
     refuse_merged,
     unwrap,
 )
@@ -152,7 +153,8 @@ def _hook_root(model: nn.Module, home: Adapters) -> None:
         model.register_forward_hook(EndPass(home), always_call=True),
     ]
     blocks = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
-    embed = model.get_input_embeddings() if blocks and hasattr(model, "get_input_embeddings") else None
+    get_embedding = getattr(model, "get_input_embeddings", None)
+    embed = get_embedding() if blocks and callable(get_embedding) else None
     if isinstance(embed, nn.Module):
         home.root_hooks.append(embed.register_forward_hook(GradientEntry(blocks)))
     _admit_to_trainer(model)
@@ -267,10 +269,7 @@ def param_groups(
             f"adapter {adapter.name!r} comes from a compact file, which holds no logits; it cannot be trained on. Load"
             " the resumable form instead"
         )
-    if adapter.name != home.active:
-        raise ValueError(
-            f"adapter {adapter.name!r} is not the active one; call vbank.activate(model, {adapter.name!r})"
-        )
+    refuse_inactive(home, adapter)
     groups: dict[str, list[nn.Parameter]] = adapter.method.groups()
     if adapter.trained:
         groups = groups | {"head": list(adapter.head(model).values())}

@@ -31,7 +31,7 @@ DESCRIPTION = "adapter.json"
 FORMS = ("compact", "resumable")
 HEAD = "head."
 FROZEN = "frozen."
-KEYS = {
+KEYS: dict[str, Any] = {
     "format_version": int,
     "method": str,
     "config": dict,

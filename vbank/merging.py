@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbank.adapters import Adapter, Adapters, adapter_of, adapters_of
+from vbank.adapters import Adapter, Adapters, adapter_of, adapters_of, refuse_inactive
 from vbank.layers import dense_weight, with_weight
 from vbank.methods.base import delta
 
@@ -32,10 +32,7 @@ def merge(model: nn.Module, name: str | None = None) -> None:
     model, home, adapter = adapter_of(model, name)
     if home.merged is not None:
         raise ValueError(f"adapter {home.merged!r} is merged already; call vbank.unmerge(model) first")
-    if adapter.name != home.active:
-        raise ValueError(
-            f"adapter {adapter.name!r} is not the active one; call vbank.activate(model, {adapter.name!r})"
-        )
+    refuse_inactive(home, adapter)
     _refuse_shared(model, adapter)
     updated: dict[str, Any] = {}
     was_training = adapter.method.training
@@ -82,8 +79,8 @@ def _refuse_shared(model: nn.Module, adapter: Adapter) -> None:
         owner = name.rpartition(".")[0]
         if id(parameter) in adapted and owner not in adapter.layers and not _alias(model, owner, adapter):
             raise ValueError(
-                f"{adapted[id(parameter)]} shares its weight with {owner}, which is not adapted, so merging would change"
-                " both; give the layer a copy of its own weight first, or run unmerged"
+                f"{adapted[id(parameter)]} shares its weight with {owner}, which is not adapted, so a merge would"
+                " change both; give the layer a copy of its own weight first, or run unmerged"
             )
 
 
@@ -93,7 +90,7 @@ def _alias(model: nn.Module, name: str, adapter: Adapter) -> bool:
     return any(model.get_submodule(layer) is module for layer in adapter.layers)
 
 
-def _exchange(model: nn.Module, layer: str, new: Tensor | nn.Module) -> Any:
+def _exchange(model: nn.Module, layer: str, new: Any) -> Any:
     """Put a weight or a layer in place and return what stood there; all names of a layer are served."""
     module = model.get_submodule(layer)
     if isinstance(new, Tensor):

@@ -208,9 +208,8 @@ class VBLoRAMethod(Method):
             return
         with torch.no_grad():
             self.bank.copy_(tensors["bank"])
-        kind = {"device": self.bank.device}
         self.logits = None
-        self.register_buffer("indices", tensors["indices"].to(**kind))
-        self.register_buffer("weights", tensors["weights"].to(**kind, dtype=self.bank.dtype))
+        self.register_buffer("indices", tensors["indices"].to(self.bank.device))
+        self.register_buffer("weights", tensors["weights"].to(self.bank))
         self.bank.requires_grad_(False)
         self.composition.begin()
