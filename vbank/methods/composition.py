@@ -7,9 +7,10 @@ nothing that enters the composition has changed and while its graph has not been
 - an optimizer step raises the parameters' version counters, which are part of the key;
 - a backward that reaches the composition frees its graph, so the result is dropped then;
 - a layer called a second time outside a forward of the whole model is the start of a new pass;
-- reentrant checkpointing runs a layer without gradients and again, with them, inside the backward, where it walks the
-  graph of every layer on its own: such a layer composes its own rows;
-- non-reentrant checkpointing runs a layer again inside the backward and must meet the same shared result.
+- non-reentrant checkpointing runs a layer again inside the backward, for its saved values alone: any rows of the same
+  values serve. The composition keeps its own saved tensors out of the checkpoint's count;
+- reentrant checkpointing also runs a layer again inside the backward, but walks the new graph at once, layer by layer:
+  there a layer composes its own rows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 if TYPE_CHECKING:
     from vbank.methods.vb_lora import VBLoRAMethod
@@ -51,39 +53,53 @@ class Composition:
         self.inside = True
 
     def end(self) -> None:
-        """That forward has ended; its result stays for the recomputation in the backward."""
+        """That forward has ended. Its result stays where a checkpoint's recomputation may ask for it."""
         self.inside = False
-        self.passes.pop(False, None) if not torch.is_grad_enabled() else None
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             self.passes.clear()
 
     def rows(self, method: VBLoRAMethod, start: int, end: int, name: str) -> Tensor:
         """Sub-vectors start..end of `method`, from the shared result where it may be used."""
-        grad = torch.is_grad_enabled()
-        in_backward = torch._C._current_graph_task_id() != -1 if not torch.compiler.is_compiling() else False
-        if in_backward and grad and False in self.passes and name in self.passes[False].visited:
+        grad, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
+        replay = grad and not compiling and torch._C._current_graph_task_id() != -1  # inside a backward
+        if replay and not _saves_for_checkpoint():
             return method.compose(start, end)  # reentrant checkpointing
         key = self._key(method)
         current = self.passes.get(grad)
-        stale = current is None or current.key != key
-        if not stale and current is not None and not (self.inside or in_backward):
-            stale = name in current.visited
-        if stale or current is None:
-            current = self.passes[grad] = Pass(key, method.compose())
-            if current.rows.requires_grad and not torch.compiler.is_compiling():
+        revisit = current is not None and name in current.visited and not (self.inside or replay)
+        if current is None or current.key != key or revisit:
+            current = Pass(key, self._compose(method, replay, compiling))
+            self.passes[grad] = current
+            if current.rows.requires_grad and not (replay or compiling):
                 current.rows.register_hook(_Forget(self, current))
         current.visited.add(name)
         return current.rows[start:end]
+
+    def _compose(self, method: VBLoRAMethod, replay: bool, compiling: bool) -> Tensor:
+        if compiling:
+            return method.compose()
+        if replay:  # only values are wanted; the flag lets the layers save what they saved before
+            with torch.no_grad():
+                rows = method.compose()
+            return rows.requires_grad_(not method.frozen)
+        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+            return method.compose()
 
     def _key(self, method: VBLoRAMethod) -> tuple[Any, ...]:
         made_from = [method.bank, *([] if method.logits is None else [method.logits])]
         if torch.compiler.is_compiling() or any(t.is_inference() for t in made_from):
             versions: tuple[Any, ...] = ()
         else:
-            versions = tuple((id(t), t._version, t.device, t.dtype) for t in made_from)
+            versions = tuple((id(t), t._version, t.device, t.dtype, t.requires_grad) for t in made_from)
         device = method.bank.device.type
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         return (*versions, method.training, torch.is_inference_mode_enabled(), autocast)
+
+
+def _saves_for_checkpoint() -> bool:
+    """Whether a non-reentrant checkpoint is recomputing, which it does under a hook on saved tensors of its own."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and "_recomputation_hook" in getattr(hooks[0], "__qualname__", "")
 
 
 class _Forget:
