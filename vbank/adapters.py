@@ -17,6 +17,13 @@ from vbank.methods.base import Config, Method, Site
 from vbank.targets import Part, Targets
 
 HOME = "vbank"  # the submodule of the model that holds all adapters
+WRAPPERS = {  # class -> where it keeps the model; by name, for importing some of them costs seconds
+    "OptimizedModule": "_orig_mod",  # torch.compile
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "DeepSpeedEngine": "module",
+}
 
 
 class Adapter(nn.Module):
@@ -70,6 +77,11 @@ class Adapters(nn.ModuleDict):
         self.unmerged: dict[str, Any] = {}  # module name -> weight data, or the quantised layer, before the merge
         self.hooked: dict[str, Any] = {}  # module name -> handle of its hook
         self.root_hooks: list[Any] = []
+        self.layouts: list[tuple[nn.Module, Any]] = []  # 4-bit layers and what `restore_layout` gives back to them
+
+    def forward(self, input: Any) -> Any:
+        """The input: an `nn.Sequential` calls all its submodules in turn, and so also this one."""
+        return input
 
     def adapter(self, name: str) -> Adapter:
         """The adapter called `name`, which exists."""
@@ -84,17 +96,18 @@ class Adapters(nn.ModuleDict):
         return self.adapter(self.active)
 
     def put_head_in(self, model: nn.Module, name: str) -> None:
-        """Give the model the adapter's values of the parameters that are trained with it."""
-        with torch.no_grad():
-            for key, parameter in self.adapter(name).head(model).items():
-                parameter.copy_(self.idle_heads[name][key])
+        """Give the model the adapter's values of the parameters that are trained with it.
+
+        The tensors are exchanged, not overwritten: a graph built before `enabled(model, False)` stays valid after it.
+        """
+        for key, parameter in self.adapter(name).head(model).items():
+            parameter.data = self.idle_heads[name].pop(key).to(parameter)
 
     def put_head_away(self, model: nn.Module, name: str) -> None:
         """Keep the adapter's values of those parameters and give the model the base model's."""
-        with torch.no_grad():
-            for key, parameter in self.adapter(name).head(model).items():
-                self.idle_heads[name][key] = parameter.detach().clone()
-                parameter.copy_(self.base_heads[key])
+        for key, parameter in self.adapter(name).head(model).items():
+            self.idle_heads[name][key] = parameter.data
+            parameter.data = self.base_heads[key].to(parameter, copy=True)
 
 
 class AddUpdate:
@@ -155,11 +168,11 @@ class GradientEntry:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, without the wrappers of torch.compile and data parallelism."""
-    while True:
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if not isinstance(inner, nn.Module) or HOME in dict(model.named_children()):
-            return model
-        model = inner
+    for cls in type(model).__mro__:
+        inner = getattr(model, WRAPPERS.get(cls.__name__, ""), None)
+        if isinstance(inner, nn.Module):
+            return unwrap(inner)
+    return model
 
 
 def adapters_of(model: nn.Module) -> tuple[nn.Module, Adapters]:
@@ -192,6 +205,12 @@ def refuse_inactive(home: Adapters, adapter: Adapter) -> None:
     """Raise a ValueError where another adapter acts."""
     if adapter.name != home.active:
         raise ValueError(f"{adapter.name!r} is not the active adapter; call vbank.activate(model, {adapter.name!r})")
+
+
+def refuse_disabled(home: Adapters) -> None:
+    """Raise a ValueError inside `enabled(model, False)`."""
+    if not home.on:
+        raise ValueError("the adapters are disabled; leave the block of vbank.enabled(model, False) first")
 
 
 def refuse_merged(home: Adapters) -> None:

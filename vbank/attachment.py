@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,12 @@ from vbank.adapters import (
     EndPass,
     GradientEntry,
     adapter_of,
+    refuse_disabled,
     refuse_inactive,
     refuse_merged,
     unwrap,
 )
+from vbank.layers import restore_layout, to_training_layout
 from vbank.methods.base import Config
 from vbank.targets import Part, Targets, matching, modules_of, resolve
 
@@ -60,7 +63,7 @@ def attach(
         raise ValueError(f"config is {config!r}; give a method such as vbank.LoRA(rank=8)")
     check_room(model, name)
     parts = resolve(model, targets)
-    trained = _trained_parameters(model, train, parts)
+    trained = trained_parameters(model, train, parts)
     config.check([part.site for part in parts])
     device = model.get_submodule(parts[0].module).weight.device
     method = config.build([part.site for part in parts], dtype=dtype or torch.float32, device=device)
@@ -84,7 +87,7 @@ def check_room(model: nn.Module, name: str) -> None:
         raise ValueError(f"the model has an attribute {HOME!r} of its own, where adapters would be kept; rename it")
     if home is None and any(isinstance(m, Adapters) for m in model.modules()):
         raise ValueError("a part of the model has adapters of its own; attach to that part, or detach them first")
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name) or hasattr(nn.ModuleDict, name):
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name) or hasattr(Adapters(set()), name):
         raise ValueError(
             f"adapter name {name!r} cannot be used in a state_dict; use letters, digits, '-' and '_', and no name of an"
             " nn.Module attribute"
@@ -95,6 +98,7 @@ def check_room(model: nn.Module, name: str) -> None:
                 f"an adapter called {name!r} is attached already; pick another name=, or vbank.detach(model, {name!r})"
             )
         refuse_merged(home)
+        refuse_disabled(home)
 
 
 def install(model: nn.Module, adapter: Adapter, head: Mapping[str, Tensor] | None = None) -> Adapter:
@@ -128,19 +132,21 @@ def install(model: nn.Module, adapter: Adapter, head: Mapping[str, Tensor] | Non
     return adapter
 
 
-def _trained_parameters(model: nn.Module, train: Sequence[str], parts: Sequence[Part]) -> list[str]:
+def trained_parameters(model: nn.Module, train: Sequence[str], parts: Sequence[Part]) -> list[str]:
     if isinstance(train, str):
         raise ValueError(f"train is the string {train!r}; give a list of module names, such as [{train!r}]")
     if not train:
         return []
     own = [n for n, _ in model.named_modules() if n and n.partition(".")[0] != HOME]
     modules = matching(model, train, own, "train module")
-    names = [n for n, _ in model.named_parameters() if any(n.startswith(m + ".") for m in modules)]
-    clash = [part.module for part in parts if any(f"{part.module}.".startswith(m + ".") for m in modules)]
+    whole = {id(p) for m in modules for p in model.get_submodule(m).parameters()}  # a tied one has several names
+    names = [n for n, p in model.named_parameters() if id(p) in whole and n.partition(".")[0] != HOME]
+    if not names:
+        raise ValueError(f"train: {', '.join(sorted(modules))} holds no parameters; name a module that has some")
+    clash = [p.module for p in parts if not whole.isdisjoint(map(id, model.get_submodule(p.module).parameters()))]
     if clash:
-        raise ValueError(
-            f"{', '.join(clash)} would be both adapted and trained whole; leave it out of targets or train"
-        )
+        both = ", ".join(dict.fromkeys(clash))
+        raise ValueError(f"{both} would be both adapted and trained whole; leave it out of targets or train")
     packed = [n for n in names if not model.get_parameter(n).is_floating_point()]
     if packed:
         raise ValueError(f"train: {', '.join(packed)} is quantised and cannot be trained whole; adapt it instead")
@@ -153,10 +159,13 @@ def _hook_root(model: nn.Module, home: Adapters) -> None:
         model.register_forward_hook(EndPass(home), always_call=True),
     ]
     blocks = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
-    get_embedding = getattr(model, "get_input_embeddings", None)
-    embed = get_embedding() if blocks and callable(get_embedding) else None
+    embed, transformer = None, cast(Any, model)
+    with contextlib.suppress(AttributeError, NotImplementedError):  # no transformers model, or one without embeddings
+        embed = transformer.get_input_embeddings() if blocks else None
     if isinstance(embed, nn.Module):
         home.root_hooks.append(embed.register_forward_hook(GradientEntry(blocks)))
+    layouts = [(module, to_training_layout(module)) for module in model.modules()]
+    home.layouts = [(module, before) for module, before in layouts if before is not None]
     _admit_to_trainer(model)
 
 
@@ -179,6 +188,7 @@ def _make_active(model: nn.Module, home: Adapters, name: str | None) -> None:
         home.put_head_away(model, before.name)
         for parameter in (*before.parameters(), *before.head(model).values()):
             parameter.requires_grad_(False)
+            parameter.grad = None
     home.active = name
     if name is not None:
         adapter = home.adapter(name)
@@ -192,10 +202,11 @@ def activate(model: nn.Module, name: str) -> Adapter:
     """Let the adapter called `name` act instead of the present one, head included.
 
     Raises:
-        ValueError: there is no such adapter, or one is merged.
+        ValueError: there is no such adapter, one is merged, or the adapters are disabled.
     """
     model, home, adapter = adapter_of(model, name)
     refuse_merged(home)
+    refuse_disabled(home)
     if name != home.active:
         _make_active(model, home, name)
     return adapter
@@ -212,9 +223,10 @@ def detach(model: nn.Module, name: str | None = None) -> None:
         name: the adapter; None takes the active one.
 
     Raises:
-        ValueError: there is no such adapter, or another one is merged.
+        ValueError: there is no such adapter, another one is merged, or the adapters are disabled.
     """
     model, home, adapter = adapter_of(model, name)
+    refuse_disabled(home)
     if home.merged != adapter.name:
         refuse_merged(home)
     if home.merged is not None:
@@ -239,6 +251,8 @@ def detach(model: nn.Module, name: str | None = None) -> None:
 def _leave(model: nn.Module, home: Adapters) -> None:
     for handle in home.root_hooks:
         handle.remove()
+    for module, layout in home.layouts:
+        restore_layout(module, layout)
     delattr(model, HOME)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in home.requires_grad_before)

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from vbank.adapters import Adapter, adapter_of
-from vbank.attachment import check_room, install
+from vbank.attachment import trained_parameters, check_room, install
 from vbank.methods import METHODS, Config, Method, Site
 from vbank.methods.vb_lora import VBLoRA
 from vbank.methods.vera import VeRAMethod
-from vbank.targets import part_of
+from vbank.targets import Part, part_of
 
 FORMAT_VERSION = 1
 DESCRIPTION = "adapter.json"
+TENSORS = re.compile(r"adapter-[0-9a-f]{16}\.safetensors")
+ASIDE = ".aside-"
 FORMS = ("compact", "resumable")
 HEAD = "head."
 FROZEN = "frozen."
@@ -65,10 +69,12 @@ def save(
         path: the folder; made if absent.
         form: "compact" or "resumable".
         name: the adapter; None takes the active one.
-        frozen: also store VeRA's frozen matrices, for machines whose random generator differs.
+        frozen: also store VeRA's frozen matrices, for machines whose random generator differs. They are stored in any
+            case where this machine does not draw them from the seed, such as after a change of precision.
 
     Raises:
-        ValueError: no such adapter or form, values that are not finite, or `path` is a file. Nothing is written then.
+        ValueError: no such adapter or form, values that are not finite, parameters of several types, or `path` is a
+            file. Nothing is written then.
         OSError: the disk is full or not writable. An adapter that was in the folder stays whole.
     """
     model, home, adapter = adapter_of(model, name)
@@ -78,13 +84,21 @@ def save(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder to save the adapter in")
     method: Method = adapter.method
+    dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in method.parameters()}
+    if len(dtypes) > 1 or not dtypes <= set(DTYPES):
+        raise ValueError(
+            f"the parameters of adapter {adapter.name!r} are of type {', '.join(sorted(dtypes))}; a file holds one of"
+            f" {', '.join(DTYPES)}: cast them all with adapter.to(torch.float32)"
+        )
+    dtype = dtypes.pop()
     tensors = dict(method.compact_tensors() if form == "compact" else method.tensors())
-    if frozen and isinstance(method, VeRAMethod):
+    if isinstance(method, VeRAMethod) and (frozen or not _drawn_here(method, DTYPES[dtype])):
         tensors |= {FROZEN + key: value for key, value in method.frozen_tensors().items()}
     acting = home.active == adapter.name and home.on
     heads = adapter.head(model) if acting else home.idle_heads[adapter.name]
     tensors |= {HEAD + key: value for key, value in heads.items()}
-    broken = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    values = dict(method.named_parameters()) | tensors  # top-1 weights do not show a logit that is NaN
+    broken = [k for k, v in values.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:
         raise ValueError(f"{', '.join(broken)} of adapter {adapter.name!r} is not finite everywhere; nothing is saved")
     blob = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
@@ -94,7 +108,7 @@ def save(
         "method": adapter.config.method,
         "config": adapter.config.settings(),
         "form": form,
-        "dtype": str(next(method.parameters()).dtype).removeprefix("torch."),
+        "dtype": dtype,
         "targets": adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets),
         "train": adapter.train_modules,
         "sites": {s.name: [s.in_features, s.out_features] for s in adapter.sites},
@@ -102,27 +116,70 @@ def save(
         "tensors": f"adapter-{digest[:16]}.safetensors",
         "sha256": digest,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / str(description["tensors"]), blob)
-    _replace(folder / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
-    for old in folder.glob("adapter-*.safetensors"):
-        if old.name != description["tensors"]:
-            old.unlink(missing_ok=True)
+    text = json.dumps(description, indent=1) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _one_writer(folder):
+            _replace(folder / str(description["tensors"]), blob)
+            _replace(folder / DESCRIPTION, text.encode())
+            _clean(folder, str(description["tensors"]))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: the adapter is not saved, and one that was in the folder is whole; make room or choose"
+            " another folder",
+            str(folder),
+        ) from error
+
+
+def _clean(folder: Path, keep: str) -> None:
+    """Remove former values, and what killed saves left; files of other names stay."""
+    for old in folder.iterdir():
+        if (TENSORS.fullmatch(old.name) and old.name != keep) or old.name.startswith(ASIDE):
+            with suppress(OSError):  # the next save tries again
+                old.unlink()
+
+
+def _drawn_here(method: VeRAMethod, dtype: torch.dtype) -> bool:
+    """Whether a load on this machine would draw the same frozen pair."""
+    return method.config.build(method.sites, dtype=dtype).checksum() == method.checksum()
+
+
+@contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Keep other savers out of the folder, where the system has file locks; a killed process gives its lock back."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _replace(path: Path, content: bytes) -> None:
     """Write aside, flush to the disk, then rename, so that `path` is never half-written."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".aside-")
+    aside = path.with_name(ASIDE + secrets.token_hex(8))
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(aside, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # the new name reaches the disk too, where the system can flush a folder
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load(model: nn.Module, path: str | os.PathLike[str], name: str = "default") -> Adapter:
@@ -149,30 +206,29 @@ def load(model: nn.Module, path: str | os.PathLike[str], name: str = "default") 
     tensors = _read_tensors(folder, description)
     check_room(model, name)
     sites = [Site(key, *shape) for key, shape in description["sites"].items()]
-    _check_sites(model, sites, folder)
     head = {k.removeprefix(HEAD): v for k, v in tensors.items() if k.startswith(HEAD)}
-    _check_head(model, head, folder)
-    own = {k: v for k, v in tensors.items() if not k.startswith((HEAD, FROZEN))}
-    frozen = {k.removeprefix(FROZEN): v for k, v in tensors.items() if k.startswith(FROZEN)}
-    try:
-        config.check(sites)
-    except ValueError as error:
-        raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from error
+    parts, trained = _find_places(model, sites, description["train"], head, folder)
+    own = {k: v for k, v in tensors.items() if not k.startswith(HEAD)}
     dtype = DTYPES[description["dtype"]]
     _check_values(config, sites, own, description["form"], dtype, folder)
-    parts = [part for part in (part_of(model, site.name) for site in sites) if part is not None]
-    device = model.get_submodule(parts[0].module).weight.device
-    with torch.random.fork_rng(devices=[]):  # loading leaves the caller's random numbers alone
-        method = config.build(sites, dtype=dtype, device=device)
-    if frozen and isinstance(method, VeRAMethod):
-        method.read_frozen(frozen)
+    frozen = {k.removeprefix(FROZEN): v for k, v in own.items() if k.startswith(FROZEN)}
+    try:
+        with torch.random.fork_rng(devices=[]):  # loading leaves the caller's random numbers alone
+            method = config.build(sites, dtype=dtype, device="cpu")
+        if frozen and isinstance(method, VeRAMethod):
+            method.read_frozen(frozen)
+    except RuntimeError as error:  # a rank that no tensor of the file shows, such as VeRA's with b alone
+        raise CheckpointError(f"{folder}: {error}") from error
+    _check_keys(description["record"], set(method.record()), f"{folder / DESCRIPTION}: record")
     try:
         method.verify(description["record"])
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    method.read(own, description["form"])
-    targets, train = description["targets"], description["train"]
-    return install(model, Adapter(name, config, method, parts, targets, train, list(head)), head)
+    method.read({k: v for k, v in own.items() if not k.startswith(FROZEN)}, description["form"])
+    layer: Any = model.get_submodule(parts[0].module)
+    method.to(layer.weight.device)
+    adapter = Adapter(name, config, method, parts, description["targets"], description["train"], trained)
+    return install(model, adapter, head)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -183,25 +239,26 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} holds no {DESCRIPTION}; give a folder that vbank.save wrote")
     try:
         description = json.loads(file.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged: {error}; restore it from a copy") from error
     if not isinstance(description, dict):
         raise CheckpointError(f"{file} holds a {type(description).__name__}, not an object; restore it from a copy")
     version = description.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
             f"{file} has format version {version!r}; this vbank reads version {FORMAT_VERSION}: update vbank, or save"
             " again with this version"
         )
     _check_keys(description, set(KEYS), file)
     for key, kind in KEYS.items():
-        if not isinstance(description[key], kind):
-            raise CheckpointError(f"{file}: {key} is {description[key]!r}, which is not of its type")
+        value = description[key]
+        if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
+            raise CheckpointError(f"{file}: {key} is {value!r}, which is not of its type; restore it from a copy")
     if description["form"] not in FORMS:
         raise CheckpointError(f"{file}: form is {description['form']!r}; it must be one of {', '.join(FORMS)}")
     if description["dtype"] not in DTYPES:
         raise CheckpointError(f"{file}: dtype is {description['dtype']!r}; it must be one of {', '.join(DTYPES)}")
-    if not re.fullmatch(r"adapter-[0-9a-f]{16}\.safetensors", description["tensors"]):
+    if not TENSORS.fullmatch(description["tensors"]):
         raise CheckpointError(f"{file}: tensors is {description['tensors']!r}, which is no name that vbank.save writes")
     for key, shape in description["sites"].items():
         if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
@@ -247,8 +304,16 @@ def _read_tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor
         raise CheckpointError(f"{file} is no safetensors file: {error}") from error
 
 
-def _check_sites(model: nn.Module, sites: list[Site], folder: Path) -> None:
-    wrong = []
+def _find_places(
+    model: nn.Module, sites: list[Site], train: list[str], head: dict[str, Tensor], folder: Path
+) -> tuple[list[Part], list[str]]:
+    """The model's parts that the file's sites stand for, and the names of its head in the model's order.
+
+    Raises:
+        ValueError: the model lacks some of them or has them in other shapes; all are listed in one message.
+        CheckpointError: the head's values are not finite at the model's precision.
+    """
+    wrong, parts, trained = [], [], []
     for site in sites:
         part = part_of(model, site.name)
         shape = f"{site.in_features} -> {site.out_features}"
@@ -256,31 +321,46 @@ def _check_sites(model: nn.Module, sites: list[Site], folder: Path) -> None:
             wrong.append(f"{site.name} ({shape}) is absent")
         elif part.site != site:
             wrong.append(f"{site.name} is {part.site.in_features} -> {part.site.out_features}, not {shape}")
+        else:
+            parts.append(part)
+    try:
+        trained = trained_parameters(model, train, parts)
+    except ValueError as error:
+        wrong.append(str(error))
+    else:
+        wrong += [f"{key} is trained, but the file lacks it" for key in trained if key not in head]
+        wrong += [f"{key} is not part of what is trained ({train})" for key in head if key not in trained]
+    for key in trained:
+        here, there = tuple(model.get_parameter(key).shape), tuple(head[key].shape) if key in head else None
+        if there is not None and here != there:
+            wrong.append(f"{key} has shape {here}, not {there}")
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
             f"{folder} was trained on another model: in this {type(model).__name__}, {'; '.join(wrong[:5])}{more};"
             " load it on the model that it was saved from"
         )
-
-
-def _check_head(model: nn.Module, head: dict[str, Tensor], folder: Path) -> None:
-    parameters = dict(model.named_parameters())
-    for key, value in head.items():
-        if key not in parameters or parameters[key].shape != value.shape:
-            here = f"of shape {tuple(parameters[key].shape)}" if key in parameters else "absent"
-            raise ValueError(
-                f"{folder} holds a trained {key} of shape {tuple(value.shape)}; in this model it is {here}"
+    for key in trained:
+        value = head[key]
+        if not value.is_floating_point() or not torch.isfinite(value.to(model.get_parameter(key).dtype)).all():
+            raise CheckpointError(
+                f"{folder}: {key} ({value.dtype}) holds values that are not finite floating-point numbers in this"
+                f" model's {model.get_parameter(key).dtype}; save the adapter again"
             )
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"{folder}: {key} holds values that are not finite; save the adapter again")
+    return parts, trained
 
 
 def _check_values(
     config: Config, sites: list[Site], tensors: dict[str, Tensor], form: str, dtype: torch.dtype, folder: Path
 ) -> None:
-    meta: Method = config.build(sites, dtype=dtype, device="meta")
-    wanted = dict(meta.compact_tensors() if form == "compact" else meta.tensors())
+    """Compare the file's tensors with what these settings make, on the meta device, before anything is allocated."""
+    try:
+        meta: Method = config.build(sites, dtype=dtype, device="meta")
+        wanted = dict(meta.compact_tensors() if form == "compact" else meta.tensors())
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from error
+    if isinstance(meta, VeRAMethod) and any(key.startswith(FROZEN) for key in tensors):
+        wanted |= {FROZEN + key: value for key, value in meta.frozen_tensors().items()}
     _check_keys(tensors, set(wanted), f"{folder}: the tensor file")
     for key, want in wanted.items():
         value = tensors[key]
@@ -299,5 +379,5 @@ def _check_values(
                 " damaged"
             )
         weights = tensors["weights"].float()
-        if (weights < 0).any() or (weights.sum(dim=-1) > 1.0).any():
+        if (weights < 0).any() or (weights.sum(dim=-1) > 1.0 + torch.finfo(dtype).eps).any():
             raise CheckpointError(f"{folder}: the weights of a sub-vector are no shares of one; the file is damaged")

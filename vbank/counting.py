@@ -48,7 +48,7 @@ class Count:
     def __str__(self) -> str:
         rows = [(name, g) for name, g in self.groups.items()]
         total = Storage(self.trainable, self.stored, self.bytes)
-        rows.append((f"{self.method}, {self.sites} layers", total))
+        rows.append((f"{self.method}, {self.sites} layer{'' if self.sites == 1 else 's'}", total))
         if self.head is not None:
             rows.append(("head, apart", self.head))
         width = max(len(name) for name, _ in rows)
@@ -71,7 +71,8 @@ def count(model: nn.Module, name: str | None = None) -> Count:
     model, _, adapter = adapter_of(model, name)
     groups = adapter.method.groups()
     itemsize = next(iter(groups.values()))[0].element_size()
-    live = {key: sum(p.numel() for p in parameters) for key, parameters in groups.items()}
+    trained = {} if adapter.method.frozen else groups
+    live = {key: sum(p.numel() for p in parameters) for key, parameters in trained.items()}
     storage = adapter.config.storage(adapter.sites, itemsize)
     storage = {key: Storage(live.get(key, 0), s.stored, s.nbytes) for key, s in storage.items()}
     head = None

@@ -6,6 +6,7 @@ The last three are recognised by name, so that this module needs torch alone.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -69,18 +70,51 @@ def dense_weight(module: Any) -> Tensor:
     return weight.data.T if is_conv1d(module) else weight.data
 
 
+class DequantisedLinear(nn.Linear):
+    """Stands in for a quantised layer; like that layer it takes x of any type and answers in the same."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype)).to(input.dtype)
+
+
+def to_training_layout(module: Any) -> Any:
+    """Keep a 4-bit layer in the layout that gradients pass; returns what `restore_layout` needs, None for other layers.
+
+    On CPUs with AVX-512 BF16, bitsandbytes rearranges the weight of a layer in its first evaluation, for a kernel that
+    has no gradient, and never turns it back.
+    """
+    if not (_is(module, "Linear4bit") and getattr(module, "support_avx512bf16_for_cpu", False)):
+        return None
+    module.support_avx512bf16_for_cpu = False
+    data, state = module.weight.data, module.weight.quant_state
+    if getattr(state, "packing_format_for_cpu", False):
+        from bitsandbytes import functional
+
+        unpack = functional._convert_weight_packed_for_cpu_inverse
+        module.weight.data, module.weight.quant_state = unpack(data, copy.copy(state))
+        return data, state
+    return ()
+
+
+def restore_layout(module: Any, before: Any) -> None:
+    """Let bitsandbytes choose the layer's layout again."""
+    module.support_avx512bf16_for_cpu = True
+    if before:
+        module.weight.data, module.weight.quant_state = before
+
+
 def with_weight(module: Any, weight: Tensor) -> Tensor | nn.Linear:
     """What must be put in place so that the layer has this (out, in) weight.
 
-    Returns the tensor for `weight.data` where the layer keeps floating-point weights, else an `nn.Linear` to stand in
-    for the quantised layer.
+    Returns the tensor for `weight.data` where the layer keeps floating-point weights, else a linear layer to stand in
+    for the quantised one.
     """
     if not is_quantised(module):
         return weight.T.contiguous() if is_conv1d(module) else weight
     bias = module.bias
     kind = {"device": weight.device, "dtype": weight.dtype}
     with torch.device("meta"):
-        dense = nn.Linear(*features(module), bias=bias is not None)
+        dense = DequantisedLinear(*features(module), bias=bias is not None)
     dense.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         dense.bias = nn.Parameter(bias.detach().to(**kind), requires_grad=False)

@@ -185,6 +185,7 @@ def summarise(records: Iterable[Record]) -> list[Record]:
                 "bytes": first["parameters"]["bytes"],
                 "bytes_on_disk": first["bytes_on_disk"],
                 "train_seconds": statistics.median(run["seconds"]["train"] for run in runs),
+                "train_cpu_seconds": statistics.median(run["seconds"]["train_cpu"] for run in runs),
                 "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
             }
         )

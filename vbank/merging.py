@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbank.adapters import Adapter, Adapters, adapter_of, adapters_of, refuse_inactive
+from vbank.adapters import Adapter, Adapters, adapter_of, adapters_of, refuse_disabled, refuse_inactive
 from vbank.layers import dense_weight, with_weight
 from vbank.methods.base import delta
 
@@ -26,12 +26,13 @@ def merge(model: nn.Module, name: str | None = None) -> None:
         name: the adapter to merge, which must be the active one; None takes it.
 
     Raises:
-        ValueError: already merged, not the active adapter, a weight is shared with a module that is not adapted, or
-            the update is not finite. The weights are then as they were.
+        ValueError: already merged, not the active adapter, the adapters are disabled, a weight is shared with a module
+            that is not adapted, or the update is not finite. The weights are then as they were.
     """
     model, home, adapter = adapter_of(model, name)
     if home.merged is not None:
         raise ValueError(f"adapter {home.merged!r} is merged already; call vbank.unmerge(model) first")
+    refuse_disabled(home)
     refuse_inactive(home, adapter)
     _refuse_shared(model, adapter)
     updated: dict[str, Any] = {}
@@ -46,12 +47,13 @@ def merge(model: nn.Module, name: str | None = None) -> None:
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32)).clone()
             for part in parts:
                 wide[part.start : part.stop] += delta(adapter.method, part.site.name).to(wide)
-            if not torch.isfinite(wide).all():
+            narrow = wide.to(weight.dtype)  # rounded once
+            if not torch.isfinite(narrow).all():
                 adapter.method.train(was_training)
                 raise ValueError(
                     f"adapter {adapter.name!r} has values that are not finite in {layer}; nothing is merged"
                 )
-            updated[layer] = with_weight(module, wide.to(weight.dtype))
+            updated[layer] = with_weight(module, narrow)
     adapter.method.train(was_training)
     for layer, new in updated.items():
         home.unmerged[layer] = _exchange(model, layer, new)
@@ -92,9 +94,9 @@ def _alias(model: nn.Module, name: str, adapter: Adapter) -> bool:
 
 def _exchange(model: nn.Module, layer: str, new: Any) -> Any:
     """Put a weight or a layer in place and return what stood there; all names of a layer are served."""
-    module = model.get_submodule(layer)
+    module: Any = model.get_submodule(layer)
     if isinstance(new, Tensor):
-        old, module.weight.data = module.weight.data, new.to(module.weight.device)
+        old, module.weight.data = module.weight.data, new.to(module.weight)  # the model may have been moved since
         return old
     for parent in list(model.modules()):
         for key, child in list(parent._modules.items()):
@@ -112,26 +114,29 @@ def enabled(model: nn.Module, flag: bool = True) -> Iterator[nn.Module]:
     """
     wrapped = model
     model, home = adapters_of(model)
-    before, name, merged = home.on, home.active, home.merged
+    before, merged = home.on, home.merged
     if flag == before:
         yield wrapped
         return
     if merged is not None:
         unmerge(model)
-    home.on = flag
-    _exchange_head(model, home, name)
+    _switch(model, home, flag)
     try:
         yield wrapped
     finally:
-        home.on = before
-        _exchange_head(model, home, name)
+        if home.merged is not None:  # in a block of True within one of False
+            unmerge(model)
+        _switch(model, home, before)
         if merged is not None:
             merge(model, name=merged)
 
 
-def _exchange_head(model: nn.Module, home: Adapters, name: str | None) -> None:
-    """The adapter's head where it is on, the base model's where it is off."""
-    if name is not None and home.on:
-        home.put_head_in(model, name)
-    elif name is not None:
-        home.put_head_away(model, name)
+def _switch(model: nn.Module, home: Adapters, on: bool) -> None:
+    """Turn the adapters on or off: the model holds the active adapter's head where on, the base model's where off."""
+    home.on = on
+    if home.active is None:
+        return
+    if on:
+        home.put_head_in(model, home.active)
+    else:
+        home.put_head_away(model, home.active)

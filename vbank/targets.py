@@ -113,7 +113,7 @@ def _examples(names: Iterable[str]) -> str:
 
 def _nothing_matched(model: nn.Module, want: str, among: Sequence[str], kind: str) -> str:
     for name, module in model.named_modules():
-        if name == want or name.endswith("." + want):
+        if kind == "target" and (name == want or name.endswith("." + want)):
             if bypasses_forward(module):
                 return (
                     f"{kind} {name!r} is the output projection of nn.MultiheadAttention, which reads its weight without"

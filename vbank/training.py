@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 TRAINED = "trained.safetensors"
-CLOCK = "clock.json"
+PROGRESS = "progress.json"
 
 
 class LengthBuckets(Sampler[int]):
@@ -63,12 +63,13 @@ class EpochLines(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.begun, self.first = time.perf_counter(), state.global_step
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
         spent = time.perf_counter() - self.begun
         left = spent / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
-        shown = "  ".join(f"{k[5:]} {v:.4f}" for k, v in metrics.items() if k.startswith("eval_") and "_per_" not in k)
+        timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch")
+        shown = "  ".join(f"{k.removeprefix('eval_')} {v:.4f}" for k, v in kwargs["metrics"].items() if k not in timing)
         print(
             f"{self.name}  epoch {state.epoch:.0f}/{args.num_train_epochs:.0f}  {shown}  {left:.0f} s left", flush=True
         )
@@ -83,6 +84,18 @@ class RefuseNonFinite(TrainerCallback):
             raise FloatingPointError(
                 f"the loss became {loss} by step {state.global_step}; lower method.lr and run again"
             )
+
+
+class KeepLoss(TrainerCallback):
+    """Gives a run resumed within an epoch the loss summed so far, which the Trainer itself forgets."""
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.loss_so_far is not None:
+            loss, self.trainer._globalstep_last_logged = self.trainer.loss_so_far
+            self.trainer._tr_loss += loss
 
 
 class AdapterTrainer(Trainer):
@@ -102,14 +115,16 @@ class AdapterTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.groups, self.lengths = param_groups, lengths
-        self.train_seconds, self.evaluate_seconds = 0.0, 0.0
-        self.started: float | None = None
+        self.train_seconds, self.train_cpu_seconds, self.evaluate_seconds = 0.0, 0.0, 0.0
+        self.started: tuple[float, float] | None = None  # wall clock and this process's CPU clock
         self.aside: Path | None = None
+        self.loss_so_far: tuple[float, int] | None = None  # sum since the step it was last logged at
         self.remove_callback(PrinterCallback)
         if not sys.stderr.isatty():
             self.remove_callback(ProgressCallback)
             self.add_callback(EpochLines(name))
         self.add_callback(RefuseNonFinite())
+        self.add_callback(KeepLoss(self))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -122,7 +137,7 @@ class AdapterTrainer(Trainer):
     # Clocks: training time without evaluation, carried over from the checkpoint by a resumed run.
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        self.started = time.perf_counter()
+        self.started = time.perf_counter(), time.process_time()
         result = super().train(*args, **kwargs)
         self._read_clock()
         self.started = None
@@ -133,13 +148,14 @@ class AdapterTrainer(Trainer):
         begun = time.perf_counter()
         metrics = super().evaluate(*args, **kwargs)
         self.evaluate_seconds += time.perf_counter() - begun
-        self.started = None if self.started is None else time.perf_counter()
+        self.started = None if self.started is None else (time.perf_counter(), time.process_time())
         return metrics
 
     def _read_clock(self) -> None:
         if self.started is not None:
-            now = time.perf_counter()
-            self.train_seconds += now - self.started
+            now = time.perf_counter(), time.process_time()
+            self.train_seconds += now[0] - self.started[0]
+            self.train_cpu_seconds += now[1] - self.started[1]
             self.started = now
 
     # Checkpoints
@@ -148,12 +164,17 @@ class AdapterTrainer(Trainer):
         return {name: p for name, p in self.accelerator.unwrap_model(self.model).named_parameters() if p.requires_grad}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self._get_output_dir(None))
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: p.detach().contiguous() for name, p in self._trained().items()}, folder / TRAINED)
         self._read_clock()
-        clock = {"train": self.train_seconds, "evaluate": self.evaluate_seconds}
-        (folder / CLOCK).write_text(json.dumps(clock))
+        progress = {
+            "train_seconds": self.train_seconds,
+            "train_cpu_seconds": self.train_cpu_seconds,
+            "evaluate_seconds": self.evaluate_seconds,
+            "loss_so_far": (self._tr_loss.item(), self._globalstep_last_logged),
+        }
+        (folder / PROGRESS).write_text(json.dumps(progress))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -163,14 +184,16 @@ class AdapterTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(saved[name])
-        clock = json.loads((folder / CLOCK).read_text())
-        self.train_seconds, self.evaluate_seconds = clock["train"], clock["evaluate"]
+        progress = json.loads((folder / PROGRESS).read_text())
+        for clock in ("train_seconds", "train_cpu_seconds", "evaluate_seconds"):
+            setattr(self, clock, progress[clock])
+        self.loss_so_far = tuple(progress["loss_so_far"])
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.aside or self.args.output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        run = Path(self.args.output_dir)
+        run = Path(str(self.args.output_dir))
         self.aside = run / "unfinished"
         if self.args.should_save:
             shutil.rmtree(self.aside, ignore_errors=True)

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vbank.suggestions import unknown
+
 
 @dataclass(frozen=True)
 class Site:
@@ -54,6 +56,11 @@ def dense(elements: int, itemsize: int) -> Storage:
     return Storage(elements, float(elements), elements * itemsize)
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` is an int or a float; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of a method. Immutable, checked on creation, and enough to rebuild the method's shapes.
@@ -74,8 +81,8 @@ class Config:
 
     def __post_init__(self) -> None:
         self._require_count("rank")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"{self.title}: dropout is {self.dropout}; it must lie in [0, 1)")
+        if not (is_number(self.dropout) and 0.0 <= self.dropout < 1.0):
+            raise ValueError(f"{self.title}: dropout is {self.dropout!r}; it must be a number in [0, 1)")
 
     def _require_count(self, *names: str, least: int = 1) -> None:
         for name in names:
@@ -86,20 +93,34 @@ class Config:
     def _require_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            if not (is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{self.title}: {name} is {value!r}; it must be a finite number above 0")
 
     def _require_choice(self, name: str, choices: Iterable[str]) -> None:
         value = getattr(self, name)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{self.title}: {name} is {value!r}; choose one of {', '.join(sorted(choices))}")
+
+    def _require_flag(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"{self.title}: {name} is {value!r}; it must be True or False")
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse sites that this method cannot serve, all of them in one message.
 
         Raises:
-            ValueError: a site's shape does not suit the method.
+            ValueError: there are no sites, two bear one name, or a site's shape does not suit the method.
         """
+        if not sites:
+            raise ValueError(f"{self.title}: no sites given; name at least one linear layer to adapt")
+        names = [site.name for site in sites]
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"{self.title}: two sites bear the name {', '.join(map(repr, twice))}; give each site one of its own"
+            )
 
     def storage(self, sites: Sequence[Site], itemsize: int = 4) -> dict[str, Storage]:
         """What each parameter group trains and stores for these sites, by formula.
@@ -119,7 +140,7 @@ class Config:
         raise TypeError(f"{type(self).__name__} is no method: use one of vbank.LoRA, VeRA, TiedLoRA, PRoLoRA, VBLoRA")
 
     def settings(self) -> dict[str, Any]:
-        """The settings as plain JSON values; `from_settings` of the same class is the inverse."""
+        """The settings as plain JSON values; ``type(config)(**settings)`` is the inverse."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
@@ -151,14 +172,10 @@ class Method(nn.Module):
 
     def __init__(self, config: Config, sites: Sequence[Site]) -> None:
         super().__init__()
-        if not sites:
-            raise ValueError(f"{config.title}: no sites given; name at least one linear layer to adapt")
         config.check(sites)
         self.config = config
         self.sites = tuple(sites)
         self.index = {site.name: i for i, site in enumerate(self.sites)}
-        if len(self.index) != len(self.sites):
-            raise ValueError(f"{config.title}: two sites bear one name in {[s.name for s in sites]}")
         self.dropout = nn.Dropout(config.dropout)
 
     @property
@@ -231,6 +248,11 @@ def delta(method: Method, name: str) -> Tensor:
     Args:
         method: what `Config.build` or `vbank.attach(...).method` returned.
         name: the site's name.
+
+    Raises:
+        ValueError: the method has no such site.
     """
+    if name not in method.index:
+        raise ValueError(unknown("site", name, method.index))
     A, B = method.factors(name)
     return B @ A * method.scale

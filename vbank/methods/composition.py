@@ -10,7 +10,9 @@ nothing that enters the composition has changed and while its graph has not been
 - non-reentrant checkpointing runs a layer again inside the backward, for its saved values alone: any rows of the same
   values serve. The composition keeps its own saved tensors out of the checkpoint's count;
 - reentrant checkpointing also runs a layer again inside the backward, but walks the new graph at once, layer by layer:
-  there a layer composes its own rows.
+  there a layer composes its own rows;
+- a selection that draws random numbers composes for every layer, so that both kinds of checkpointing, which restore
+  the random state, repeat the draw.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ class Composition:
 
     def rows(self, method: VBLoRAMethod, start: int, end: int, name: str) -> Tensor:
         """Sub-vectors start..end of `method`, from the shared result where it may be used."""
+        if method.draws:
+            return method.compose(start, end)
         grad, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
         replay = grad and not compiling and torch._C._current_graph_task_id() != -1  # inside a backward
         if replay and not _saves_for_checkpoint():

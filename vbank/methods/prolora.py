@@ -51,6 +51,7 @@ class PRoLoRA(ScaledConfig):
         super().__post_init__()
         self._require_count("unshared_rank", least=0)
         self._require_count("share_a", "share_b")
+        self._require_flag("rotate", "rectified")
         if self.unshared_rank > self.rank:
             raise ValueError(
                 f"PRoLoRA: unshared_rank is {self.unshared_rank}, more than rank {self.rank}; the unshared ranks are"
@@ -63,6 +64,7 @@ class PRoLoRA(ScaledConfig):
         return self.rank - self.unshared_rank
 
     def check(self, sites: Sequence[Site]) -> None:
+        super().check(sites)
         short = [
             f"{s.name} ({size} {side})"
             for s in sites

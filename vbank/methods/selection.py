@@ -53,6 +53,8 @@ def straight_through(logits: Tensor, k: int, training: bool = False) -> tuple[Te
     return _everything(F.gumbel_softmax(logits, tau=TEMPERATURE, hard=True)) if training else top_k(logits, k)
 
 
+STOCHASTIC = ("noisy_top_k", "gumbel_softmax", "straight_through")  # draw anew in every call while training
+
 SELECTIONS: dict[str, Selection] = {
     "top_k": top_k,
     "select_all": select_all,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vbank.methods.base import Config, Method, Site, Storage, dense
 from vbank.methods.composition import Composition
-from vbank.methods.selection import SELECTIONS
+from vbank.methods.selection import SELECTIONS, STOCHASTIC
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class VBLoRA(Config):
         )
 
     def check(self, sites: Sequence[Site]) -> None:
+        super().check(sites)
         b = self.vector_length
         bad = [s for s in sites if s.in_features % b or s.out_features % b]
         if bad:
@@ -147,7 +148,7 @@ class VBLoRAMethod(Method):
         """The choice that inference uses: indices (N, k) in descending order of weight, and weights (N, k)."""
         if self.logits is None:
             rest = self.weights  # (N, k - 1)
-            largest = 1.0 - rest.sum(dim=-1, keepdim=True, dtype=torch.float32)
+            largest = (1.0 - rest.sum(dim=-1, keepdim=True, dtype=torch.float32)).clamp(min=0.0)
             return self.indices.long(), torch.cat([largest.to(rest), rest], dim=-1)
         return SELECTIONS[self.config.selection](self.logits, self.config.top_k, False)
 
@@ -170,6 +171,11 @@ class VBLoRAMethod(Method):
         B = u[middle - start :].view(site.out_features // b, r, b)
         return A, B.transpose(1, 2).reshape(site.out_features, r)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the next composition depends on random numbers."""
+        return self.training and self.config.selection in STOCHASTIC
+
     def begin_pass(self) -> None:
         self.composition.begin()
 
@@ -191,7 +197,8 @@ class VBLoRAMethod(Method):
     def compact_tensors(self) -> dict[str, Tensor]:
         """Bank, indices in the smallest unsigned type, and the k - 1 smaller weights (Li et al. 2024, section 3.4).
 
-        The largest weight is left out, because 1 minus the others then loses no digits and can never be negative.
+        The largest weight is left out, because 1 minus the others then loses no digits. Where k is of the order of the
+        inverse of the precision (hundreds, in bfloat16), the rounded others can exceed 1; it is then taken as 0.
         """
         if self.logits is None:
             return {"bank": self.bank, "indices": self.indices, "weights": self.weights}
@@ -212,4 +219,4 @@ class VBLoRAMethod(Method):
         self.register_buffer("indices", tensors["indices"].to(self.bank.device))
         self.register_buffer("weights", tensors["weights"].to(self.bank))
         self.bank.requires_grad_(False)
-        self.composition.begin()
+        self.composition = Composition()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vbank.methods.base import Config, Method, Site, Storage, dense
+from vbank.methods.base import Config, Method, Site, Storage, dense, is_number
 
 INITS = ("kaiming_uniform", "kaiming_normal", "uniform")
 
@@ -52,8 +52,13 @@ class VeRA(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not math.isfinite(self.d_init):
-            raise ValueError(f"VeRA: d_init is {self.d_init}; it must be a finite number")
+        self._require_flag("shared", "train_b", "train_d")
+        if not (is_number(self.d_init) and math.isfinite(self.d_init)):
+            raise ValueError(f"VeRA: d_init is {self.d_init!r}; it must be a finite number")
+        if self.train_b and self.train_d and self.d_init == 0:
+            raise ValueError(
+                "VeRA: d_init is 0, and b starts at 0, so no gradient would ever move them; choose 0.1, say"
+            )
         self._require_count("seed", least=0)
         if self.seed >= 2**63:
             raise ValueError(f"VeRA: seed is {self.seed}; it must lie below 2**63")
@@ -111,7 +116,7 @@ class VeRAMethod(ScaledPair):
         super().__init__(config, sites)
         generator = torch.Generator().manual_seed(config.seed)
         shapes = [largest(sites)] if config.shared else [(s.in_features, s.out_features) for s in sites]
-        meta = device is not None and torch.device(device).type == "meta"
+        meta = torch.empty(0, device=device).is_meta
         for i, (fan_in, out) in enumerate(shapes):
             for letter, shape in (("A", (config.rank, fan_in)), ("B", (out, config.rank))):
                 value = torch.empty(shape, device="meta") if meta else draw(shape, config.init, generator)
@@ -164,11 +169,14 @@ class VeRAMethod(ScaledPair):
 
 
 def draw(shape: tuple[int, int], init: str, generator: torch.Generator) -> Tensor:
-    """A frozen random matrix (rows, columns) in float32; the fan-in is the number of columns."""
-    fan_in = shape[1]
+    """A frozen random matrix (rows, columns); the fan-in is the number of columns.
+
+    Always drawn in float32 on the CPU, whatever PyTorch's defaults are: one seed is to give one pair.
+    """
+    fan_in, value = shape[1], torch.empty(shape, dtype=torch.float32, device="cpu")
     if init == "kaiming_uniform":
         bound = math.sqrt(6.0 / fan_in)
-        return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+        return value.uniform_(-bound, bound, generator=generator)
     if init == "kaiming_normal":
-        return torch.empty(shape).normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator)
-    return torch.empty(shape).uniform_(0.0, 0.1, generator=generator)
+        return value.normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator)
+    return value.uniform_(0.0, 0.1, generator=generator)

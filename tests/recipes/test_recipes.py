@@ -1,0 +1,150 @@
+"""Recipes are read strictly, and hold the values that the chapter states."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import vbank
+from vbank.recipes import FOLDER, RecipeError, available, load, variants
+
+
+@pytest.fixture(autouse=True)
+def no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VBANK_SCALE", raising=False)
+
+
+def test_the_first_finetune_is_the_setting_of_the_chapter() -> None:
+    assert available()["first-finetune"] == ["head", "full", "lora", "vera", "tied-lora", "prolora", "vb-lora"]
+    for name in variants("first-finetune"):
+        recipe = load(name)
+        assert (recipe.task.name, recipe.task.train_size, recipe.task.holdout) == ("sst2-sentences", 2000, 0)
+        assert (recipe.model.name, recipe.model.head) == ("minilm", ["classifier"])
+        assert (recipe.train.epochs, recipe.train.report, recipe.train.seeds) == (6, "last", 3)
+        assert (recipe.method.targets, recipe.search.holdout) == ("all-linear", 400)
+    config = load("first-finetune/vb-lora").method.config()
+    assert config == vbank.VBLoRA(rank=4, num_vectors=90, vector_length=128, top_k=2)
+    assert load("first-finetune/lora").method.config().rank == 8
+    assert load("first-finetune/full").method.config() is None
+
+
+def test_every_value_has_its_source_as_a_comment() -> None:
+    for path in FOLDER.glob("*.toml"):
+        inside = ""
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if header := re.match(r"\[(.+)\]", line):
+                inside = header.group(1)
+            plain = re.match(r"(\w+) = (?!\[$)", line)
+            is_method_name = plain and plain.group(1) == "name" and "variants" in inside
+            told = "#" in line or line.startswith("title") or is_method_name
+            if plain and not told and inside not in ("search", "gpu.task"):
+                pytest.fail(f"{path.name}:{number} names no source: {line}")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epoch=3", "unknown key in [train] 'epoch'; did you mean 'epochs'"),
+        ("trian.epochs=3", "unknown section 'trian'; did you mean 'train'"),
+        ("method.num_vector=3", "unknown key in [method] of vb-lora 'num_vector'; did you mean 'num_vectors'"),
+        ("method.name=vblora", "unknown method 'vblora'; did you mean 'vb-lora'"),
+        ("train.epochs=three", "train.epochs is 'three'; expected int"),
+        ("train.epochs=2.5", "train.epochs is 2.5; expected int"),
+        ("train.batch_size=true", "train.batch_size is True; expected int"),
+        ("train.report=lats", "unknown train.report 'lats'; did you mean 'last'"),
+        ("method.rank=0", "rank is 0"),
+        ("method.top_k=91", "top_k is 91"),
+        ("method.lr=fast", "method.lr is 'fast'"),
+        ("epochs=3", "write SECTION.KEY=VALUE"),
+        ("train.epochs", "write SECTION.KEY=VALUE"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(override: str, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load("first-finetune/vb-lora", [override])
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("first-finetun/lora", "unknown recipe 'first-finetun'; did you mean 'first-finetune'"),
+        ("first-finetune/lor", "unknown variant 'lor'; did you mean 'lora'"),
+        ("first-finetune", "has several variants"),
+    ],
+)
+def test_an_unknown_recipe_suggests_the_close_one(name: str, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load(name)
+    assert said in str(error.value)
+
+
+def test_layers_go_in_order_scale_variant_and_the_command_line_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        """
+        [task]
+        name = "cola"
+        train_size = 10
+        [model]
+        name = "minilm"
+        [method]
+        name = "lora"
+        rank = 2
+        lr = 1e-3
+        [train]
+        epochs = 1
+        batch_size = 8
+        [gpu.task]
+        train_size = 0
+        [gpu.train]
+        epochs = 20
+        [variants.plain]
+        [variants.long.train]
+        epochs = 5
+        [variants.long.gpu.train]
+        epochs = 50
+        """
+    )
+
+    def seen(name: str, scale: str | None, *sets: str) -> tuple[int, int]:
+        recipe = load(f"{path}/{name}", sets, scale)
+        return recipe.task.train_size, recipe.train.epochs
+
+    assert seen("plain", None) == seen("plain", "cpu") == (10, 1)
+    assert seen("plain", "gpu") == (0, 20) and seen("long", "cpu") == (10, 5) and seen("long", "gpu") == (0, 50)
+    assert seen("long", "gpu", "train.epochs=7") == (0, 7)
+    monkeypatch.setenv("VBANK_SCALE", "gpu")
+    assert seen("plain", None) == (0, 20)
+    monkeypatch.setenv("VBANK_SCALE", "tpu")
+    with pytest.raises(RecipeError, match="VBANK_SCALE"):
+        load(f"{path}/plain")
+    assert load(f"{path}/plain", ["method.lr.head=0.5"], "cpu").method.lr == {"default": 1e-3, "head": 0.5}
+    # One rate means one rate for every group, not a default that the named ones hide.
+    assert load("first-finetune/vb-lora", ["method.lr=0.5"], "cpu").method.lr == {"default": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[task", "is not valid TOML"),
+        ("[tsak]\nname = 'cola'", "unknown section 'tsak'; did you mean 'task'"),
+        ("task = 3\n[variants.a]", "'task' must be a section"),
+        ("[variants.a.method]\nname = 'head'\nlr = 1.0", "[task] lacks 'name'"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as error:
+        load(f"{path}/a")
+    assert said in str(error.value) and "broken" in str(error.value)
+
+
+def test_a_setting_at_its_default_leaves_the_identity_as_it_was() -> None:
+    plain = load("first-finetune/lora")
+    same = load("first-finetune/lora", ["train.precision=fp32", "train.save_steps=7", "train.seeds=9"])
+    assert plain.identity() == same.identity() and "precision" not in plain.identity()["train"]
+    assert plain.identity() != load("first-finetune/lora", ["train.max_grad_norm=2.0"]).identity()

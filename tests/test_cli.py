@@ -1,0 +1,148 @@
+"""The command line: the papers' counts, help with an example, and mistakes that end in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vbank import cli, ledger
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return end.value.code, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        # VB-LoRA, Table 1: 0.023M stored on RoBERTa-base, query and value
+        ("--model roberta-base --method vb-lora --targets qv", {"stored": 23904, "bytes": 95616, "trainable": 74880}),
+        # VB-LoRA, Table 4's model: bank of 2,048 vectors, so indices take two bytes
+        (
+            "--model llama2-7b --method vb-lora --targets all-linear --num-vectors 2048 --vector-length 256 --top-k=2",
+            {"bytes": 2_409_472},
+        ),
+        # VeRA, Table 2: 0.043M, LoRA 0.3M
+        ("--model roberta-base --method vera --targets qv", {"trainable": 24 * (1024 + 768)}),
+        ("--model roberta-base --method lora --targets qv --alpha 16", {"trainable": 24 * 8 * 2 * 768}),
+        ("--model minilm --method lora --targets query,value", {"sites": 12}),
+    ],
+)
+def test_counts(capsys: pytest.CaptureFixture[str], arguments: str, expected: dict[str, int]) -> None:
+    code, out, _ = call(capsys, "count", *arguments.split(), "--json")
+    found = json.loads(out)
+    assert code == 0 and {key: found[key] for key in expected} == expected
+
+
+def test_the_table_says_the_same_as_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "count", "--model", "roberta-base", "--method", "vb-lora")
+    assert code == 0 and "23,904" in out and "95,616" in out and "74,880" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("cuont", "'count'"),
+        ("count --model roberta-bas --method lora", "'roberta-base'"),
+        ("count --model roberta-base --method vblora", "'vb-lora'"),
+        ("count --model roberta-base --method lora --rnk 4", "'--rank'"),
+        ("count --model roberta-base --method lora --rank", "--rank lacks a value"),
+        ("count --model roberta-base --method lora --rank four", "rank is 'four'"),
+        ("count --model roberta-base --method vb-lora --vector-length 100", "lengths that divide all layers"),
+        ("count --model roberta-base --method lora --targets quer,value", "'query'"),
+        ("count --method lora", "--model"),
+        ("run first-finetune/lroa", "'lora'"),
+        ("run first-finetune/lora --set train.epcohs=1", "'epochs'"),
+        ("run first-finetune/lora --seeds 0", "--seeds"),
+        ("run first-finetune/lora --out setup.cfg.file", "is a file"),
+        ("results first-finetune --out empty", "unknown experiment"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "setup.cfg.file").write_text("")
+    code, out, err = call(capsys, *arguments.split())
+    assert code == 2 and not out
+    assert err.startswith("vbank: ") and err.count("\n") == 1 and said in err
+
+
+@pytest.mark.parametrize("command", ["count", "run", "results"])
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0 and "Example:" in out and f"vbank {command}" in out.partition("Example:")[2]
+
+
+def test_help_names_the_settings_of_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "count", "--help")
+    assert "--vector-length" in out and "--unshared-rank" in out and "--d-init" in out
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_run_and_results_print_the_ledger(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: bool
+) -> None:
+    """The training itself is tested in test_run; here it is put aside."""
+    import vbank.run
+
+    made = []
+
+    def record(recipe, seed, out, kind):
+        made.append((recipe.variant, seed, kind))
+        done = {
+            "format": 1,
+            "experiment": recipe.experiment,
+            "variant": recipe.variant,
+            "run": f"{len(made)}",
+            "kind": kind,
+            "seed": seed,
+            "recipe": recipe.resolved(),
+            "data": {"source": "generated sentences"},
+            "metric": "accuracy",
+            "metrics": {"accuracy": 0.8 + 0.01 * seed},
+            "parameters": {"trainable": 1000, "stored": 13464.5, "bytes": 53858, "head": 770},
+            "bytes_on_disk": 60236,
+            "seconds": {"train": 12.0, "train_cpu": 9.0},
+            "peak_memory_bytes": 1,
+        }
+        ledger.write(out, done)
+        return done
+
+    monkeypatch.setattr(vbank.run, "run", record)
+    extra = ["--search"] if search else ["--seeds", "2"]
+    code, out, _ = call(capsys, "run", "first-finetune", "--out", str(tmp_path), *extra)
+    variants = ["head", "full", "lora", "vera", "tied-lora", "prolora", "vb-lora"]
+    if search:
+        assert made == [(name, 0, "search") for name in variants for _ in range(6)]
+    else:
+        assert made == [(name, seed, "final") for seed in range(2) for name in variants]
+    assert code == 0 and "first-finetune/vb-lora" in out and "13,464.5" in out and "generated sentences" in out
+    code, out, _ = call(capsys, "results", "--out", str(tmp_path), "--json", *extra[:1] * search)
+    rows = json.loads(out)
+    assert len(rows) == (42 if search else 7) and rows[0]["bytes_on_disk"] == 60236
+    if not search:
+        assert rows[0]["mean"] == pytest.approx(0.805) and rows[0]["seeds"] == [0, 1]
+        assert rows[0]["deviation"] == pytest.approx(0.01 / 2**0.5)
+
+
+def test_an_empty_ledger_says_how_to_fill_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = call(capsys, "results", "--out", str(tmp_path))
+    assert code == 0 and "vbank run" in out
+
+
+def test_import_vbank_needs_only_torch_and_safetensors() -> None:
+    heavy = ("transformers", "datasets", "accelerate", "typer", "rich", "peft", "bitsandbytes")
+    code = f"import vbank, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_python_m_vbank_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "vbank", "run", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "unknown recipe" in done.stderr

@@ -1,0 +1,148 @@
+"""Checkers: right answers pass, wrong ones are told what is wrong, the book's solutions are right."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from vbank.exercises import EXERCISES, check
+
+BOOK = Path(__file__).parent.parent / "book"
+
+
+def svd_rank_r(M, r):
+    U, S, Vh = torch.linalg.svd(M, full_matrices=False)
+    return U[:, :r] * S[:r] @ Vh[:r]
+
+
+def energy(M, share, power=2, plus=1):
+    s = torch.linalg.svdvals(M) ** power
+    return int((torch.cumsum(s, 0) / s.sum() < share - 1e-12).sum()) + plus
+
+
+def gradients(A, B, x, g, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T)
+
+
+def mutates(W, A, B, alpha):
+    W += alpha / A.shape[0] * B @ A
+    return W
+
+
+def loops(shapes, rank):
+    while True:
+        pass
+
+
+RIGHT = {
+    "cost-1": lambda frozen, trained: 2 * frozen + 16 * trained,
+    "low-rank-1": svd_rank_r,
+    "low-rank-2": energy,
+    "lora-1": gradients,
+    "lora-2": lambda shapes, r: sum(r * (m + n) for m, n in shapes),
+    "lora-3": lambda W, A, B, alpha: (W.float() + alpha / A.shape[0] * B @ A).to(W.dtype),
+}
+WRONG = [
+    ("cost-1", lambda f, t: 4 * f + 16 * t, "bfloat16"),
+    ("cost-1", lambda f, t: 2 * f + 12 * t, "more than one number"),
+    ("cost-1", lambda f, t: 2 * f + 8 * t, "besides weight and gradient"),
+    ("cost-1", lambda f, t: 16 * (f + t), "no gradient"),
+    ("cost-1", lambda f, t: 2.0 * f + 16 * t, "should be an int"),
+    ("cost-1", lambda f, t: 2 * f + 17 * t, "Too many bytes"),
+    ("low-rank-1", lambda M, r: M, "more than r"),
+    ("low-rank-1", lambda M, r: torch.linalg.svd(M, full_matrices=False)[0][:, :r], "should have shape"),
+    ("low-rank-1", lambda M, r: M.tolist(), "should be a tensor"),
+    ("low-rank-1", lambda M, r: svd_rank_r(M / M.norm(), r) * 0 + svd_rank_r(M, 1), "times the best"),
+    (
+        "low-rank-1",
+        lambda M, r: (lambda U, S, Vh: U[:, :r] @ Vh[:r])(*torch.linalg.svd(M, full_matrices=False)),
+        "where are the singular values",
+    ),
+    (
+        "low-rank-1",
+        lambda M, r: (lambda U, S, Vh: U[:, -r:] * S[-r:] @ Vh[-r:])(*torch.linalg.svd(M, full_matrices=False)),
+        "smallest singular values",
+    ),
+    ("low-rank-1", lambda M, r: svd_rank_r(M, r).float(), "type torch.float64"),
+    ("low-rank-2", lambda M, share: energy(M, share, power=1), "squared"),
+    ("low-rank-2", lambda M, share: energy(M, share, plus=0), "from 0"),
+    ("low-rank-2", lambda M, share: len(M), "too large"),
+    ("lora-1", lambda A, B, x, g, s: ((g @ B).T @ x, g.T @ (x @ A.T)), "lacks the scale"),
+    ("lora-1", lambda A, B, x, g, s: tuple(v / len(x) for v in gradients(A, B, x, g, s)), "averaged"),
+    ("lora-1", lambda A, B, x, g, s: tuple(-v for v in gradients(A, B, x, g, s)), "sign"),
+    ("lora-1", lambda A, B, x, g, s: gradients(A, B, x, g, s)[::-1], "should have shape"),
+    ("lora-1", lambda A, B, x, g, s: gradients(A, B, x, g, s)[0], "two tensors"),
+    ("lora-1", lambda A, B, x, g, s: (A * float("nan"), B), "NaN"),
+    ("lora-2", lambda shapes, r: sum(m * n for m, n in shapes), "full fine-tuning"),
+    ("lora-2", lambda shapes, r: sum(2 * r * n for _, n in shapes), "square"),
+    ("lora-2", lambda shapes, r: sum(r * m for m, _ in shapes), "Half"),
+    ("lora-2", lambda shapes, r: sum(r * (m + n) for m, n in shapes) + 1, "too large"),
+    ("lora-2", lambda shapes, r: r * sum(shapes[0]), "one layer"),
+    ("lora-3", lambda W, A, B, alpha: W + B @ A, "no scale"),
+    ("lora-3", lambda W, A, B, alpha: W + alpha * B @ A, "alpha alone"),
+    ("lora-3", lambda W, A, B, alpha: W + A.shape[0] / alpha * B @ A, "upside down|no scale"),
+    ("lora-3", lambda W, A, B, alpha: alpha / A.shape[0] * B @ A, "update alone"),
+    ("lora-3", lambda W, A, B, alpha: W + alpha / A.shape[0] * B @ A, "type torch.bfloat16"),
+    ("lora-3", mutates, "changed its input number 1"),
+    ("lora-3", lambda W, A, B, alpha: W @ A, "raised RuntimeError"),
+    ("lora-3", lambda W, A, B, alpha: None, "returned nothing"),
+    ("lora-3", 3, "function itself"),
+]
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_right_answers_pass(name):
+    verdict = check(name, RIGHT[name])
+    assert verdict, verdict
+    assert "unseen cases agree" in repr(verdict)
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), WRONG, ids=[f"{w[0]}: {w[2]}" for w in WRONG])
+def test_wrong_answers_are_told_what_is_wrong(name, answer, words):
+    verdict = check(name, answer)
+    assert not verdict
+    assert re.search(words, verdict.message), verdict
+
+
+def test_endless_loop_is_stopped():
+    verdict = check("lora-2", loops, seconds=0.2)
+    assert "still running after 0.2 seconds" in verdict.message
+
+
+def test_checking_leaves_the_random_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    check("lora-1", lambda *arguments: torch.rand(2) and None)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_unknown_exercise_suggests():
+    with pytest.raises(ValueError, match="lora-1"):
+        check("lora1", len)
+
+
+def solutions():
+    """Code in the dropdowns of the chapters, by the exercise that its first comment names."""
+    for path in sorted(BOOK.rglob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "markdown" and "dropdown" in "".join(cell["source"]):
+                for name, code in re.findall(r"```python\n# ([\w-]+)\n(.*?)```", "".join(cell["source"]), re.S):
+                    yield path.stem, name, code
+
+
+def test_every_exercise_has_a_solution_in_the_book():
+    assert {name for _, name, _ in solutions()} >= set(EXERCISES)
+
+
+@pytest.mark.parametrize(("chapter", "name", "code"), list(solutions()), ids=lambda value: str(value)[:20])
+def test_solutions_in_the_book_are_right(chapter, name, code):
+    scope: dict = {"torch": torch}
+    exec(code, scope)
+    function = next(value for key, value in reversed(scope.items()) if callable(value) and key != "__builtins__")
+    verdict = check(name, function)
+    assert verdict, f"{chapter}: {verdict}"

@@ -1,0 +1,256 @@
+"""The command line: vbank count | run | results."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vbank.methods import METHODS
+from vbank.methods.base import Config
+from vbank.suggestions import unknown
+
+app = typer.Typer(
+    name="vbank",
+    help="Count, train and compare low-rank adapters that share their parameters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# Settings of the papers' main experiments, for `vbank count` with nothing but a method's name.
+USUAL: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 8},  # VeRA, Table 2: LoRA on RoBERTa-base
+    "vera": {"rank": 1024},  # VeRA, Table 8, base model
+    "tied-lora": {"rank": 16},  # VB-LoRA, Table 1, base model
+    "prolora": {"rank": 8, "unshared_rank": 1, "share_a": 7, "share_b": 7},  # PRoLoRA, Table 2
+    "vb-lora": {"rank": 4},  # VB-LoRA, Table 7
+}
+
+EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+EXAMPLE = "\b\nExample:\n  "
+METHOD_OPTIONS = "\b\nSettings of the method, each an option of its own:\n" + "\n".join(
+    f"  {name}: " + " ".join(f"--{f.name.replace('_', '-')}" for f in fields(config))
+    for name, config in METHODS.items()
+)
+
+
+def console() -> Console:
+    """Where tables go; wide enough for a row when the output is a file."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def method_config(name: str, arguments: list[str]) -> Config:
+    """A method's configuration from its name and options such as ["--vector-length", "128"].
+
+    Raises:
+        ValueError: unknown method or option, an option without a value, or a value out of range.
+    """
+    if name not in METHODS:
+        raise ValueError(unknown("method", name, METHODS))
+    known = {f"--{f.name.replace('_', '-')}": f.name for f in fields(METHODS[name])}
+    settings = dict(USUAL[name])
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for option, value in zip(words[::2], [*words[1::2], None], strict=False):
+        if option not in known:
+            raise ValueError(f"{unknown('option', option, ['--model', '--method', '--targets', '--json', *known])}")
+        if value is None or value in known:
+            raise ValueError(f"option {option} lacks a value")
+        try:
+            settings[known[option]] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[known[option]] = value
+    return METHODS[name](**settings)
+
+
+@app.command(
+    context_settings=EXTRA,
+    epilog=f"{METHOD_OPTIONS}\n\n{EXAMPLE}vbank count --model llama2-7b --method vb-lora --targets all-linear"
+    " --num-vectors 2048",
+)
+def count(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="An architecture by name, such as roberta-base; nothing is downloaded.")],
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")],
+    targets: Annotated[str, typer.Option(help="qv, all-linear, or names separated by commas.")] = "qv",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Count what a method trains and stores on an architecture."""
+    from vbank import architectures
+    from vbank.counting import count_sites
+
+    config = method_config(method, context.args)
+    named: str | list[str] = targets.split(",") if "," in targets else targets
+    found = count_sites(config, architectures.sites(model, named))
+    if as_json:
+        report = {
+            "model": model,
+            "method": method,
+            "targets": named,
+            "settings": config.settings(),
+            "sites": found.sites,
+            "trainable": found.trainable,
+            "stored": whole(found.stored),
+            "bytes": found.bytes,
+            "groups": {key: {"trained": g.trained, "bytes": g.nbytes} for key, g in found.groups.items()},
+        }
+        print(json.dumps(report))
+        return
+    settings = ", ".join(f"{key} {value}" for key, value in config.settings().items())
+    table = Table(title=f"{config.title} on {model}, {targets}: {found.sites} linear maps", caption=settings)
+    table.add_column("group")
+    for column in ("trained", "stored (float32)", "bytes"):
+        table.add_column(column, justify="right")
+    for key, group in found.groups.items():
+        table.add_row(key, f"{group.trained:,}", f"{whole(group.stored):,}", f"{group.nbytes:,}")
+    table.add_section()
+    table.add_row("all", f"{found.trainable:,}", f"{whole(found.stored):,}", f"{found.bytes:,}")
+    console().print(table)
+
+
+def whole(value: float) -> int | float:
+    """An integer where the value is one."""
+    return int(value) if value == int(value) else value
+
+
+@app.command(epilog=f"{EXAMPLE}vbank run first-finetune/vb-lora --seeds 3 --set train.epochs=2")
+def run(
+    recipe: Annotated[str, typer.Argument(help="EXPERIMENT/VARIANT, or EXPERIMENT for all its variants.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as train.epochs=3.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Run seeds 0 to N-1; default: as the recipe says.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the ledger.")] = Path("results"),
+    search: Annotated[bool, typer.Option("--search", help="Try the recipe's learning rates on held-out rows.")] = False,
+) -> None:
+    """Train a recipe and record it. Finished runs are kept; a stopped one goes on where it was stopped.
+
+    Two processes with the same command and the same ledger share the work.
+    """
+    from vbank import recipes
+    from vbank.run import candidates
+    from vbank.run import run as make
+
+    chosen = [recipes.load(name, settings or ()) for name in recipes.variants(recipe)]
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    if search:
+        jobs = [(each, 0) for one in chosen for each in candidates(one)]
+    else:
+        most = max(seeds or one.train.seeds for one in chosen)
+        jobs = [(one, seed) for seed in range(most) for one in chosen if seed < (seeds or one.train.seeds)]
+    from vbank.ledger import Busy, summarise
+
+    records, elsewhere = [], 0
+    for one, seed in jobs:
+        try:
+            records.append(make(one, seed, out, "search" if search else "final"))
+        except Busy as busy:
+            elsewhere += 1
+            print(busy)
+    rows = sorted(summarise(records), key=lambda row: (row["variant"], -row["median"]))
+    show(rows, f"{recipe}: {'learning-rate search, best first' if search else 'runs'}")
+    if elsewhere:
+        print(f"{elsewhere} of {len(jobs)} runs are being made by another process")
+
+
+@app.command(epilog=f"{EXAMPLE}vbank results first-finetune")
+def results(
+    experiment: Annotated[str | None, typer.Argument(help="One experiment; default: all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the ledger.")] = Path("results"),
+    search: Annotated[bool, typer.Option("--search", help="Show the search runs, losing ones included.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print the ledger: score with its spread over seeds, parameters, bytes, seconds."""
+    from vbank import ledger
+
+    if experiment and not (out / experiment).is_dir():
+        known = [path.name for path in out.glob("[!.]*") if path.is_dir()]
+        raise ValueError(f"{unknown('experiment', experiment, known)} (ledger {out})")
+    records = [r for r in ledger.read(out, experiment) if (r["kind"] == "search") == search]
+    rows = ledger.summarise(records)
+    if as_json:
+        print(json.dumps(rows))
+    elif rows:
+        show(rows, f"{experiment or 'all experiments'}, {'search runs' if search else 'final runs'}")
+    else:
+        print(f"no runs in {out}; make some with: vbank run first-finetune/lora --out {out}")
+
+
+def show(rows: list[dict[str, Any]], title: str) -> None:
+    """The ledger's summary as a table."""
+    if not rows:
+        return
+    table = Table(
+        title=title,
+        caption="deviation: sample standard deviation over seeds; head counted apart; s: median seconds of training",
+    )
+    columns = (
+        "metric",
+        "runs",
+        "median",
+        "mean",
+        "deviation",
+        "trained",
+        "stored",
+        "bytes",
+        "on disk",
+        "head",
+        "s",
+        "CPU s",
+    )
+    table.add_column("recipe")
+    table.add_column("learning rates")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row['experiment']}/{row['variant']}",
+            " ".join(f"{key} {rate:g}" for key, rate in row["lr"].items()),
+            row["metric"],
+            str(len(row["seeds"])),
+            f"{row['median']:.4f}",
+            f"{row['mean']:.4f}",
+            "" if row["deviation"] is None else f"{row['deviation']:.4f}",
+            f"{row['trainable']:,}",
+            f"{whole(row['stored']):,}",
+            f"{row['bytes']:,}",
+            f"{row['bytes_on_disk']:,}",
+            f"{row['head']:,}",
+            f"{row['train_seconds']:.0f}",
+            f"{row['train_cpu_seconds']:.0f}",
+        )
+    console().print(table)
+    sources = sorted({row["source"] for row in rows})
+    print("data: " + "; ".join(sources))
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr, exit code 2."""
+    print(f"vbank: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Mistakes of the user end in one line and exit code 2, without a traceback."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="vbank", standalone_mode=False)
+    except (ValueError, FloatingPointError) as error:
+        fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        fail("stopped; the same command goes on from the last checkpoint")
+    except Exception as error:
+        shown = getattr(error, "format_message", None)  # how the parser words its own errors
+        if shown is None:
+            raise
+        fail(shown())
+    sys.exit(code if isinstance(code, int) else 0)

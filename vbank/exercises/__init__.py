@@ -1,0 +1,45 @@
+"""A checker for every coding exercise of the book.
+
+    from vbank.exercises import check
+    check("lora-1", my_function)
+
+tries the function on cases that it has not seen and says what is wrong, never the answer.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from vbank.exercises import cost, lora, low_rank
+from vbank.exercises.checker import Verdict, judge
+
+EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {
+    **cost.EXERCISES,
+    **low_rank.EXERCISES,
+    **lora.EXERCISES,
+}
+
+
+def check(name: str, function: Callable[..., Any], seconds: float = 10.0) -> Verdict:
+    """Tries a reader's function on unseen cases.
+
+    Args:
+        name: the exercise, such as ``"lora-1"``.
+        function: the reader's function.
+        seconds: how long one call may take.
+
+    Returns:
+        A verdict that is true if the function is right and prints what is wrong if not.
+
+    Raises:
+        ValueError: there is no such exercise.
+    """
+    if name not in EXERCISES:
+        close = difflib.get_close_matches(name, EXERCISES, n=3) or sorted(EXERCISES)
+        raise ValueError(f"no exercise is called {name!r}; did you mean {', '.join(close)}?")
+    return judge(name, EXERCISES[name], function, seconds)
+
+
+__all__ = ["EXERCISES", "Verdict", "check"]

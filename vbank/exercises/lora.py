@@ -1,0 +1,101 @@
+"""Checkers of the chapter *LoRA*."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
+
+
+def gradients(function: Callable[..., Any]) -> int:
+    """lora-1: gradients of A and B from x and the gradient of the loss in y, without autograd."""
+    generator = torch.Generator().manual_seed(21)
+    cases = ((1, 4, 3, 2, 1.0), (5, 6, 6, 2, 1.0), (7, 3, 8, 1, 2.0), (4, 9, 5, 3, 0.25))
+    for batch, inputs, outputs, rank, scale in cases:
+        A, B, x, upstream = (
+            torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in ((rank, inputs), (outputs, rank), (batch, inputs), (batch, outputs))
+        )
+        answer = function(A, B, x, upstream, scale)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise Wrong("Return two tensors: the gradient of A and the gradient of B.")
+        leaves = A.clone().requires_grad_(), B.clone().requires_grad_()
+        (scale * x @ leaves[0].T @ leaves[1].T).backward(upstream)
+        for letter, given, leaf in zip("AB", answer, leaves, strict=True):
+            case = f"of {letter} (batch {batch}, in {inputs}, out {outputs}, rank {rank}, s = {scale:g})"
+            value = require_tensor(given, tuple(leaf.shape), f"The gradient {case}", A.dtype)
+            right: Tensor = leaf.grad  # type: ignore[assignment]
+            if close(value, right, 1e-8):
+                continue
+            if close(value * scale, right, 1e-8):
+                raise Wrong(f"The gradient {case} lacks the scale s.")
+            if batch > 1 and close(value * batch, right, 1e-8):
+                raise Wrong(f"The gradient {case} is averaged over the batch; add the examples up.")
+            if close(value, -right, 1e-8):
+                raise Wrong(f"The gradient {case} has the wrong sign.")
+            raise Wrong(f"The gradient {case} has the right shape but wrong values.")
+    return len(cases)
+
+
+def parameters(function: Callable[..., Any]) -> int:
+    """lora-2: how many parameters LoRA trains for layers of given shapes (out_features, in_features)."""
+    cases: tuple[tuple[list[tuple[int, int]], int], ...] = (
+        ([(8, 8)], 1),
+        ([(768, 768)] * 24, 8),
+        ([(1536, 384), (384, 1536)], 4),
+        ([(4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336)], 16),
+        ([], 4),
+    )
+    for shapes, rank in cases:
+        answer = require_integer(function(shapes, rank), "The count")
+        right = sum(rank * (m + n) for m, n in shapes)
+        if answer == right:
+            continue
+        case = f"for rank {rank} and the shapes {sorted(set(shapes))} ({len(shapes)} layers)"
+        if answer == sum(m * n for m, n in shapes):
+            raise Wrong(f"That is what full fine-tuning trains {case}.")
+        if answer in (sum(2 * rank * n for _, n in shapes), sum(2 * rank * m for m, _ in shapes)):
+            raise Wrong(f"Not every layer is square {case}: A and B have different sizes.")
+        if 2 * answer == right:
+            raise Wrong(f"Half of the count is missing {case}.")
+        if len(shapes) > 1 and answer * len(shapes) == right:
+            raise Wrong(f"You counted one layer {case}.")
+        raise Wrong(f"The count is too {'large' if answer > right else 'small'} {case}.")
+    return len(cases)
+
+
+def merged_weight(function: Callable[..., Any]) -> int:
+    """lora-3: the merged weight W + (alpha / r) B A, in W's own precision."""
+    generator = torch.Generator().manual_seed(23)
+    cases = ((4, 6, 2, 2.0, torch.float32), (6, 4, 3, 16.0, torch.float32), (5, 5, 1, 0.5, torch.bfloat16))
+    for outputs, inputs, rank, alpha, dtype in cases:
+        W, A, B = (
+            torch.randn(shape, generator=generator, dtype=torch.float32)
+            for shape in ((outputs, inputs), (rank, inputs), (outputs, rank))
+        )
+        W = W.to(dtype)
+        case = f"for W of shape {(outputs, inputs)} and type {dtype}, r = {rank}, alpha = {alpha:g}"
+        answer = require_tensor(function(W, A, B, alpha), (outputs, inputs), f"The merged weight {case}", dtype)
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        update = B @ A
+        if close(answer.float(), W.float() + alpha / rank * update, tolerance):
+            continue
+        wrong_scales = {
+            1.0: "has no scale",
+            alpha: "is scaled by alpha alone",
+            rank / alpha: "has its scale upside down",
+        }
+        for scale, words in wrong_scales.items():
+            if close(answer.float(), W.float() + scale * update, tolerance):
+                raise Wrong(f"The update {words} {case}.")
+        if close(answer.float(), alpha / rank * update, tolerance):
+            raise Wrong(f"That is the update alone {case}; what became of the pretrained weight?")
+        raise Wrong(f"The merged weight has wrong values {case}.")
+    return len(cases)
+
+
+EXERCISES = {"lora-1": gradients, "lora-2": parameters, "lora-3": merged_weight}

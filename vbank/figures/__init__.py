@@ -1,0 +1,41 @@
+"""One visual language for the whole book: a colour a method, one style, and all drawings of the chapters.
+
+Each function takes plain Python numbers (or anything that converts to a NumPy array) and returns a
+``matplotlib.figure.Figure`` that belongs to no window: a notebook shows it once, as the last value of a cell.
+``import vbank`` does not import this package; it needs matplotlib (``pip install vbank[book]``).
+"""
+
+from vbank.figures.charts import (
+    copy_cost,
+    fit_curve,
+    heatmaps,
+    learning_curves,
+    rank_sweep,
+    readable_bytes,
+    shootout,
+    singular_values,
+    storage_by_users,
+)
+from vbank.figures.drawings import low_rank_factors, map_of_methods, two_paths
+from vbank.figures.palette import METHOD_COLOURS, METHOD_MARKERS, SVG_METADATA, WIDTH, style, tint
+
+__all__ = [
+    "METHOD_COLOURS",
+    "METHOD_MARKERS",
+    "SVG_METADATA",
+    "WIDTH",
+    "copy_cost",
+    "fit_curve",
+    "heatmaps",
+    "learning_curves",
+    "low_rank_factors",
+    "map_of_methods",
+    "rank_sweep",
+    "readable_bytes",
+    "shootout",
+    "singular_values",
+    "storage_by_users",
+    "style",
+    "tint",
+    "two_paths",
+]

@@ -1,0 +1,303 @@
+"""Recipes: every setting of an experiment as TOML, one file an experiment, read strictly.
+
+A file has the sections `[task]`, `[model]`, `[method]`, `[train]` and `[search]`. Over them lie, in this order,
+`[cpu.SECTION]` or `[gpu.SECTION]` of the scale, `[variants.NAME.SECTION]` of the variant, the variant's own scale, and
+`--set SECTION.KEY=VALUE`. A key that is not known is an error that names the close one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from vbank.methods import METHODS
+from vbank.methods.base import Config
+from vbank.suggestions import unknown
+
+FOLDER = Path(__file__).parent
+SCALES = ("cpu", "gpu")
+BASELINES = ("full", "head")  # every weight trained; the head alone
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the recipe, the key and the way out."""
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Which rows: a task, a training subset fixed by its own seed, and what is held out of it."""
+
+    name: str
+    source: str = "any"
+    train_size: int = 0  # 0: all
+    subset_seed: int = 0
+    holdout: int = 0  # training rows kept back; they then replace the validation split
+    max_length: int = 128
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which weights, and which of its modules are trained whole."""
+
+    name: str
+    head: list[str] = field(default_factory=lambda: ["classifier"])
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Which method on which layers, at which learning rates; `settings` are the method's own."""
+
+    name: str
+    lr: dict[str, float]
+    targets: list[str] | str = "all-linear"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def config(self) -> Config | None:
+        """The method's configuration; None for the baselines `full` and `head`."""
+        return None if self.name in BASELINES else METHODS[self.name](**self.settings)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train, and which epoch to report."""
+
+    epochs: int
+    batch_size: int
+    eval_batch_size: int = 64
+    warmup: float = 0.0  # share of all steps
+    schedule: str = "linear"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    precision: str = "fp32"
+    report: str = "last"
+    save_steps: int = 0  # 0: a checkpoint an epoch
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Learning rates to choose from, each tried once on held-out training rows."""
+
+    holdout: int = 0
+    epochs: int = 0
+    lr: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that one run depends on, except its seed."""
+
+    experiment: str
+    variant: str
+    scale: str
+    task: TaskSettings
+    model: ModelSettings
+    method: MethodSettings
+    train: TrainSettings
+    search: SearchSettings
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}/{self.variant}"
+
+    def resolved(self) -> dict[str, Any]:
+        """What the numbers of a run depend on, as plain JSON values; of a local model folder its last name alone."""
+        settings = self._settings()
+        settings["model"]["name"] = Path(self.model.name).name if Path(self.model.name).is_dir() else self.model.name
+        return settings
+
+    def _settings(self) -> dict[str, Any]:
+        settings = asdict(self)
+        del settings["search"], settings["train"]["seeds"], settings["train"]["save_steps"]
+        return settings
+
+    def identity(self) -> dict[str, Any]:
+        """`resolved` without what stands at its default, so that a setting added later leaves old runs their names."""
+        settings = self._settings()
+        for section, kind in SECTIONS.items():
+            for f in fields(kind):
+                default = f.default_factory() if f.default_factory is not MISSING else f.default
+                if settings.get(section, {}).get(f.name, MISSING) == default:
+                    del settings[section][f.name]
+        return settings
+
+
+SECTIONS = {
+    "task": TaskSettings,
+    "model": ModelSettings,
+    "method": MethodSettings,
+    "train": TrainSettings,
+    "search": SearchSettings,
+}
+CHOICES = {
+    "train.schedule": ("linear", "cosine", "constant", "constant_with_warmup"),
+    "train.precision": ("fp32", "bf16", "fp16"),
+    "train.report": ("last", "best"),
+}
+
+
+def available() -> dict[str, list[str]]:
+    """Variants of every experiment that comes with the library."""
+    return {path.stem: list(_read(path)["variants"]) for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def load(name: str, overrides: Iterable[str] = (), scale: str | None = None) -> Recipe:
+    """The recipe `experiment/variant`; the experiment may be a path to a TOML file of your own.
+
+    Args:
+        name: such as "first-finetune/lora".
+        overrides: strings "section.key=value".
+        scale: "cpu" or "gpu"; None takes VBANK_SCALE, else "cpu".
+
+    Raises:
+        RecipeError: unknown experiment, variant, section, key or method, or a value of the wrong type.
+    """
+    path, variant = locate(name)
+    content = _read(path)
+    if variant is None:
+        raise RecipeError(f"recipe {name!r} has several variants; name one: {', '.join(variants(name))}")
+    if variant not in content["variants"]:
+        raise RecipeError(f"{path.stem}: {unknown('variant', variant, content['variants'])}")
+    scale = scale or os.environ.get("VBANK_SCALE", "cpu")
+    if scale not in SCALES:
+        raise RecipeError(unknown("scale", scale, SCALES) + " (VBANK_SCALE)")
+    layers = [{key: content[key] for key in SECTIONS if key in content}, content.get(scale, {})]
+    chosen = dict(content["variants"][variant])
+    layers += [{key: chosen[key] for key in chosen if key not in SCALES}, chosen.get(scale, {})]
+    layers += [parse_override(text) for text in overrides]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = overlay(merged, layer, path.stem)
+    parts = {key: _build(key, merged.get(key, {}), path.stem) for key in SECTIONS}
+    return Recipe(path.stem, variant, scale, **parts)
+
+
+def variants(name: str) -> list[str]:
+    """Full names of all variants of an experiment, or the one that `name` already names."""
+    path, variant = locate(name)
+    prefix = name if variant is None else name.rpartition("/")[0]
+    return [name] if variant else [f"{prefix}/{each}" for each in _read(path)["variants"]]
+
+
+def locate(name: str) -> tuple[Path, str | None]:
+    """The TOML file and the variant that a recipe's name stands for."""
+    for head, variant in ((name, None), tuple(name.rpartition("/")[::2])):
+        if not head:
+            continue
+        if head.endswith(".toml") and Path(head).is_file():
+            return Path(head), variant
+        if "/" not in head and (FOLDER / f"{head}.toml").is_file():
+            return FOLDER / f"{head}.toml", variant
+    known = [path.stem for path in sorted(FOLDER.glob("*.toml"))]
+    raise RecipeError(unknown("recipe", name.partition("/")[0] if ".toml" not in name else name, known))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path.name} is not valid TOML: {error}") from None
+    known = (*SECTIONS, *SCALES, "variants", "title")
+    for key in content:
+        if key not in known:
+            raise RecipeError(f"{path.name}: {unknown('section', key, known)}")
+    content.setdefault("variants", {})
+    for overlaid in (content, *content["variants"].values()):
+        for section in (*SCALES, *SECTIONS):
+            if not isinstance(overlaid.get(section, {}), dict):
+                raise RecipeError(f"{path.name}: {section!r} must be a section, [{section}]")
+    return content
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """'train.epochs=3' as nested sections; a value that is no TOML is taken as a string."""
+    key, equals, value = text.partition("=")
+    path = key.strip().split(".")
+    if not equals or len(path) < 2 or not all(path):
+        raise RecipeError(f"--set {text!r}: write SECTION.KEY=VALUE, such as train.epochs=3")
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(path):
+        parsed = {part: parsed}
+    return parsed
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`base` with the sections of `top` laid over it. One learning rate replaces all, a table those it names."""
+    merged = {key: dict(value) for key, value in base.items()}
+    for section, values in top.items():
+        if section not in SECTIONS:
+            raise RecipeError(f"{where}: {unknown('section', section, SECTIONS)}")
+        values = dict(values)
+        rate = values.get("lr") if section == "method" else None
+        if isinstance(rate, (int, float)):
+            values["lr"] = {"default": rate}
+        elif isinstance(rate, dict):
+            values["lr"] = merged.get("method", {}).get("lr", {}) | rate
+        merged[section] = merged.get(section, {}) | values
+    return merged
+
+
+def _build(section: str, values: dict[str, Any], where: str) -> Any:
+    kind = SECTIONS[section]
+    known: dict[str, Field[Any]] = {f.name: f for f in fields(kind)}
+    if section == "method":
+        values = _gather_settings(values, known, where)
+    for key, value in values.items():
+        if key not in known:
+            raise RecipeError(f"{where}: {unknown(f'key in [{section}]', key, known)}")
+        wanted = typing.get_type_hints(kind)[key]
+        if not _fits(value, wanted):
+            shown = getattr(wanted, "__name__", None) if typing.get_origin(wanted) is None else str(wanted)
+            raise RecipeError(f"{where}: {section}.{key} is {value!r}; expected {shown}")
+        if value not in CHOICES.get(f"{section}.{key}", (value,)):
+            raise RecipeError(f"{where}: {unknown(f'{section}.{key}', value, CHOICES[f'{section}.{key}'])}")
+    for key, f in known.items():
+        if key not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise RecipeError(f"{where}: [{section}] lacks {key!r}")
+    return kind(**values)
+
+
+def _gather_settings(values: dict[str, Any], known: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Moves the keys that belong to the method's own configuration into `settings` and checks them there."""
+    name = values.get("name")
+    names = (*METHODS, *BASELINES)
+    if name not in names:
+        raise RecipeError(f"{where}: {unknown('method', str(name), names)}")
+    own = [] if name in BASELINES else [f.name for f in fields(METHODS[name])]
+    outer = {key: value for key, value in values.items() if key in known and key != "settings"}
+    settings = {key: value for key, value in values.items() if key not in outer}
+    for key in settings:
+        if key not in own:
+            possible = [*own, *(key for key in known if key != "settings")]
+            raise RecipeError(f"{where}: {unknown(f'key in [method] of {name}', key, possible)}")
+    if name not in BASELINES:
+        try:
+            METHODS[name](**settings)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{where}: {error}") from None
+    return outer | {"settings": settings}
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a TOML value has the type of a field; an integer serves as a float, never the reverse."""
+    origin = typing.get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(wanted))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, typing.get_args(wanted)[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, typing.get_args(wanted)[1]) for item in value.values())
+    if wanted is Any:
+        return True
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
