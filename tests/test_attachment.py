@@ -330,20 +330,20 @@ def test_train_names_modules_that_are_trained_whole_and_put_back():
 
 
 BAD = {
-    "train is a string": (dict(train="classifier"), r"train is the string 'classifier'.*\['classifier'\]"),
-    "train misspelt": (dict(train=["clasifier"]), "train module 'clasifier' matches no module.*'classifier'"),
-    "train holds nothing": (dict(train=["dropout"]), "train: .* holds no parameters"),
-    "both": (dict(targets=["classifier"], train=["classifier"]), "classifier would be both adapted and trained"),
-    "both, below": (dict(train=["encoder"]), "query.* would be both adapted and trained whole"),
-    "empty name": (dict(name=""), "adapter name '' cannot be used"),
-    "dot": (dict(name="a.b"), "adapter name 'a.b' cannot be used"),
-    "space": (dict(name="a b"), "adapter name 'a b' cannot be used"),
-    "no string": (dict(name=3), "adapter name 3 cannot be used"),
-    "method of a module": (dict(name="forward"), "adapter name 'forward' cannot be used"),
-    "attribute of a module": (dict(name="training"), "adapter name 'training' cannot be used"),
-    "attribute of the adapters": (dict(name="active"), "adapter name 'active' cannot be used"),
-    "no config": (dict(config="lora"), r"config is 'lora'; give a method such as vbank.LoRA\(rank=8\)"),
-    "bare config": (dict(config=vbank.Config(rank=2)), "vbank.LoRA"),
+    "train is a string": ({"train": "classifier"}, r"train is the string 'classifier'.*\['classifier'\]"),
+    "train misspelt": ({"train": ["clasifier"]}, "train module 'clasifier' matches no module.*'classifier'"),
+    "train holds nothing": ({"train": ["dropout"]}, "train: .* holds no parameters"),
+    "both": ({"targets": ["classifier"], "train": ["classifier"]}, "classifier would be both adapted and trained"),
+    "both, below": ({"train": ["encoder"]}, "query.* would be both adapted and trained whole"),
+    "empty name": ({"name": ""}, "adapter name '' cannot be used"),
+    "dot": ({"name": "a.b"}, "adapter name 'a.b' cannot be used"),
+    "space": ({"name": "a b"}, "adapter name 'a b' cannot be used"),
+    "no string": ({"name": 3}, "adapter name 3 cannot be used"),
+    "method of a module": ({"name": "forward"}, "adapter name 'forward' cannot be used"),
+    "attribute of a module": ({"name": "training"}, "adapter name 'training' cannot be used"),
+    "attribute of the adapters": ({"name": "active"}, "adapter name 'active' cannot be used"),
+    "no config": ({"config": "lora"}, r"config is 'lora'; give a method such as vbank.LoRA\(rank=8\)"),
+    "bare config": ({"config": vbank.Config(rank=2)}, "vbank.LoRA"),
 }
 
 
@@ -351,7 +351,7 @@ BAD = {
 def test_a_refused_attach_leaves_the_model_untouched(given, message):
     model, x = bert(), tokens()
     before = fingerprint(model, x)
-    given = dict(config=CONFIGS[0], targets="qv") | given
+    given = {"config": CONFIGS[0], "targets": "qv"} | given
     with pytest.raises((ValueError, TypeError), match=message):
         vbank.attach(model, **given)
     assert_untouched(before, model, x)
@@ -363,12 +363,12 @@ def test_a_refused_attach_leaves_the_first_adapter_as_it_was():
     move(model)
     before = fingerprint(model, x)
     for given, message in (
-        (dict(name="first"), "'first' is attached already; pick another name=, or vbank.detach"),
-        (dict(name="second", targets=["nothing"]), "'nothing' matches no module"),
-        (dict(name="second", config=vbank.VBLoRA(2, 9, 5)), "does not divide"),
+        ({"name": "first"}, "'first' is attached already; pick another name=, or vbank.detach"),
+        ({"name": "second", "targets": ["nothing"]}, "'nothing' matches no module"),
+        ({"name": "second", "config": vbank.VBLoRA(2, 9, 5)}, "does not divide"),
     ):
         with pytest.raises(ValueError, match=message):
-            vbank.attach(model, **(dict(config=VB, targets="qv") | given))
+            vbank.attach(model, **({"config": VB, "targets": "qv"} | given))
     assert_untouched(before, model, x)
     assert list(model.vbank) == ["first"] and model.vbank.active == "first"
 

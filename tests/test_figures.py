@@ -74,9 +74,15 @@ CURVES = [
     }
     for seed in (0, 1, 2)
 ]
+SIZES = [
+    {"method": method, "stored": stored, "accuracy": accuracy + 0.01 * seed}
+    for method, stored, accuracy in (("full", 2.3e7, 0.9), ("LoRA", 3.3e5, 0.88), ("VB-LoRA", 1.4e4, 0.87))
+    for seed in (0, 1, 2)
+]
 DRAWINGS = {
     "shootout": lambda: figures.shootout(SHOOTOUT),
     "learning_curves": lambda: figures.learning_curves(CURVES),
+    "accuracy_by_size": lambda: figures.accuracy_by_size(SIZES, error=0.012),
     "copy_cost": lambda: figures.copy_cost([("full", 7e11, "full"), ("LoRA", 3e8, "LoRA")]),
     "singular_values": lambda: figures.singular_values({"noise": [4.0, 2.0, 1.0]}),
     "heatmaps": lambda: figures.heatmaps({"a": np.eye(3), "b": -np.eye(3)}),

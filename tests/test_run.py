@@ -4,19 +4,14 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from vbank import ledger
-from vbank.recipes import load
+from vbank.recipes import Recipe, load
 from vbank.run import candidates, load_data, prepare, run, run_id
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -51,40 +46,59 @@ def settings(tiny: Path, *more: str) -> list[str]:
 VECTORS = ("method.vector_length=16", "method.num_vectors=12")
 
 
-def command(tiny: Path, out: Path, *more: str) -> list[str]:
-    sets = [part for text in settings(tiny, *VECTORS, *more) for part in ("--set", text)]
-    return [sys.executable, "-m", "vbank", "run", "first-finetune/vb-lora", "--seeds", "1", "--out", str(out), *sets]
+def silent(line: str) -> None:
+    pass
 
 
 def numbers(record: dict) -> tuple:
     return record["metrics"], record["curve"]
 
 
-def test_a_killed_run_resumes_to_the_same_numbers(tiny: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def killed_at(point: str, times: int, recipe: Recipe, out: Path) -> None:
+    """Makes the run in a child process that kills itself, as kill -9 would, at the n-th call of a function."""
+    child = os.fork()
+    if not child:
+        from vbank import training
+
+        owner, name = {
+            "step": (training.AdapterTrainer, "training_step"),
+            "evaluation": (training.AdapterTrainer, "evaluate"),
+            "save": (training, "save_file"),
+            "rename": (training.os, "rename"),
+            "removal": (training.shutil, "rmtree"),
+            "record": (ledger, "write"),
+        }[point]
+        real, calls = getattr(owner, name), []
+
+        def fatal(*args: object, **kwargs: object) -> object:
+            calls.append(name)
+            if len(calls) == times:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        setattr(owner, name, fatal)
+        run(recipe, 0, out, announce=silent)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), f"the run ended before it could be killed at {point} {times}"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_at_any_point_resumes_to_the_same_numbers(tiny: Path, tmp_path: Path) -> None:
     recipe = load("first-finetune/vb-lora", settings(tiny, *VECTORS))
-    whole = run(recipe, 0, tmp_path / "whole", announce=lambda line: None)
-    torch.set_num_threads(threads)
+    whole = run(recipe, 0, tmp_path / "whole", announce=silent)
     out = tmp_path / "killed"
-    kills = 0
-    for stop in (1, 3):  # checkpoints seen before the kill; the second kill falls on a resumed run
-        process = subprocess.Popen(command(tiny, out), env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
-        seen: set[str] = set()
-        while process.poll() is None and len(seen) < stop:
-            seen |= {path.name for path in out.glob(".work/*/checkpoint-*")}
-            time.sleep(0.002)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills, "the runs ended before they could be killed"
-    subprocess.run(command(tiny, out), env=environment, check=True, stdout=subprocess.DEVNULL, cwd=tmp_path)
-    (resumed,) = ledger.read(out)
-    assert resumed["run"] == whole["run"]
+    # 13 steps an epoch, a checkpoint every 4 and at its end: before the first checkpoint, within an epoch, in an evaluation, in the
+    # middle of a checkpoint, before it is in place, before the older one is gone, before the record is written.
+    points = (("step", 3), ("step", 7), ("evaluation", 1), ("save", 2), ("rename", 2), ("removal", 4), ("record", 1))
+    reached = []
+    for point, times in points:
+        killed_at(point, times, recipe, out)
+        assert not list(out.glob("*/*/*.json"))
+        reached.append(max([int(path.name[11:]) for path in out.glob(".work/*/checkpoint-*")], default=0))
+    assert reached == sorted(reached) and reached[0] == 0 and len(set(reached)) > 4
+    resumed = run(recipe, 0, out, announce=silent)
+    assert resumed["resumed"] and resumed["run"] == whole["run"]
     assert numbers(resumed) == numbers(whole)
-    assert resumed["resumed"] or kills < 2
     assert not list(out.glob(".work/*/checkpoint-*"))
 
 
@@ -105,13 +119,13 @@ def test_a_failed_save_leaves_the_last_checkpoint_whole(
 
     monkeypatch.setattr(training, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        run(recipe, 0, tmp_path, announce=lambda line: None)
+        run(recipe, 0, tmp_path, announce=silent)
     (left,) = tmp_path.glob(".work/*/checkpoint-*")
     assert left.name == "checkpoint-8"
     assert {"trained.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= {p.name for p in left.iterdir()}
     monkeypatch.setattr(training, "save_file", saved)
-    resumed = run(recipe, 0, tmp_path, announce=lambda line: None)
-    assert numbers(resumed) == numbers(run(recipe, 0, tmp_path / "whole", announce=lambda line: None))
+    resumed = run(recipe, 0, tmp_path, announce=silent)
+    assert numbers(resumed) == numbers(run(recipe, 0, tmp_path / "whole", announce=silent))
 
 
 def test_the_record_says_what_was_run_and_a_second_call_runs_nothing(tiny: Path, tmp_path: Path) -> None:
@@ -143,8 +157,7 @@ def test_the_record_says_what_was_run_and_a_second_call_runs_nothing(tiny: Path,
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tiny: Path, tmp_path: Path) -> None:
     recipe = load("first-finetune/vera", settings(tiny, "method.rank=8", "train.epochs=1"))
     first, again, other = (
-        run(recipe, seed, tmp_path / name, announce=lambda line: None)
-        for seed, name in ((0, "first"), (0, "again"), (1, "other"))
+        run(recipe, seed, tmp_path / name, announce=silent) for seed, name in ((0, "first"), (0, "again"), (1, "other"))
     )
     assert numbers(first) == numbers(again)
     assert first["metrics"]["train_loss"] != other["metrics"]["train_loss"]
@@ -165,7 +178,7 @@ def test_an_adapter_checkpoint_holds_no_base_weights(tiny: Path, tmp_path: Path)
 
     training.save_file = spy
     try:
-        run(recipe, 0, tmp_path, announce=lambda line: None)
+        run(recipe, 0, tmp_path, announce=silent)
     finally:
         training.save_file = real
     assert kept and all(name.startswith(("vbank.", "classifier.")) for names in kept for name in names)
@@ -211,14 +224,14 @@ def test_a_run_that_another_process_makes_is_left_alone(tiny: Path, tmp_path: Pa
     recipe = load("first-finetune/head", settings(tiny))
     work = ledger.work_folder(tmp_path, run_id(recipe, load_data(recipe, None), 0))
     with ledger.claim(work), pytest.raises(ledger.Busy):
-        run(recipe, 0, tmp_path, announce=lambda line: None)
-    assert run(recipe, 0, tmp_path, announce=lambda line: None)["seed"] == 0
+        run(recipe, 0, tmp_path, announce=silent)
+    assert run(recipe, 0, tmp_path, announce=silent)["seed"] == 0
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rate(tiny: Path, tmp_path: Path) -> None:
     recipe = load("first-finetune/full", settings(tiny, "method.lr.default=1e30"))
     with pytest.raises(FloatingPointError, match="lower method.lr"):
-        run(recipe, 0, tmp_path, announce=lambda line: None)
+        run(recipe, 0, tmp_path, announce=silent)
     assert not list(tmp_path.glob("*/*/*.json"))
 
 

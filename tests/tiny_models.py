@@ -1,10 +1,11 @@
 """Small random models of the kinds that vbank is used on, and the five methods in settings that fit them."""
 
+import tempfile
+
 import pytest
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 import vbank
 
@@ -38,6 +39,8 @@ class Convolutional(nn.Module):
     """transformers' Conv1D, fused query, key and value as in GPT-2, and a plain one after it."""
 
     def __init__(self) -> None:
+        from transformers.pytorch_utils import Conv1D  # slow to import
+
         super().__init__()
         self.c_attn = Conv1D(24, 8)
         self.c_proj = Conv1D(8, 24)
@@ -107,8 +110,6 @@ def four_bit(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=["lm_head", "classifier", "pooler"],
     )
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         model.to(dtype).save_pretrained(folder)
         quantised = type(model).from_pretrained(folder, quantization_config=settings, dtype=dtype, device_map="cpu")

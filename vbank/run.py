@@ -159,9 +159,6 @@ def _train(recipe: Recipe, seed: int, data: glue.TaskData, work: Path) -> dict[s
         return {metric.__name__: metric(predicted, torch.as_tensor(prediction.label_ids))}
 
     steps = -(-len(rows["train"]) // train.batch_size) * train.epochs
-    every = (
-        {"save_strategy": "steps", "save_steps": train.save_steps} if train.save_steps else {"save_strategy": "epoch"}
-    )
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=train.epochs,
@@ -178,7 +175,7 @@ def _train(recipe: Recipe, seed: int, data: glue.TaskData, work: Path) -> dict[s
         report_to="none",
         seed=seed,
         use_cpu=not torch.cuda.is_available(),
-        **every,
+        save_strategy="epoch",
     )
     trainer = AdapterTrainer(
         model=model,
@@ -188,6 +185,7 @@ def _train(recipe: Recipe, seed: int, data: glue.TaskData, work: Path) -> dict[s
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=score,
         param_groups=prepared.groups,
+        save_steps=train.save_steps,
         lengths=[len(row["input_ids"]) for row in rows["train"]],
         name=f"{recipe.name} seed {seed}",
     )

@@ -86,6 +86,21 @@ class RefuseNonFinite(TrainerCallback):
             )
 
 
+class SaveWithinEpoch(TrainerCallback):
+    """Further checkpoints every few steps, but none at an epoch's last step: there, evaluation comes first.
+
+    A checkpoint from before the evaluation would resume behind it, without its score and its random draws.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        steps_per_epoch = state.max_steps // round(args.num_train_epochs)
+        if state.global_step % self.every == 0 and state.global_step % steps_per_epoch:
+            control.should_save = True
+
+
 class KeepLoss(TrainerCallback):
     """Gives a run resumed within an epoch the loss summed so far, which the Trainer itself forgets."""
 
@@ -107,11 +122,18 @@ class AdapterTrainer(Trainer):
     Args:
         param_groups: what AdamW is to train, as `vbank.param_groups` gives it.
         lengths: tokens of each training row, for batches of like length.
+        save_steps: steps between checkpoints within an epoch; 0 leaves it at one an epoch.
         name: what the progress lines call the run.
     """
 
     def __init__(
-        self, *args: Any, param_groups: list[dict[str, Any]], lengths: Sequence[int], name: str = "", **kwargs: Any
+        self,
+        *args: Any,
+        param_groups: list[dict[str, Any]],
+        lengths: Sequence[int],
+        save_steps: int = 0,
+        name: str = "",
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.groups, self.lengths = param_groups, lengths
@@ -125,6 +147,8 @@ class AdapterTrainer(Trainer):
             self.add_callback(EpochLines(name))
         self.add_callback(RefuseNonFinite())
         self.add_callback(KeepLoss(self))
+        if save_steps:
+            self.add_callback(SaveWithinEpoch(save_steps))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -10,7 +10,14 @@ from pathlib import Path
 from sphinx.application import Sphinx
 from sphinx.util.fileutil import copy_asset
 
-PARTS = ["tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2", "a11y", "sre", "ui"]
+PARTS = [
+    "tex-chtml.js",
+    "input/tex/extensions",
+    "output/chtml/fonts/woff-v2",
+    "a11y",
+    "sre",
+    "ui",
+]
 # MathJax names this server for browsers without XPath, and where nobody has said where its files lie.
 ELSEWHERE = "https://cdn.jsdelivr.net/npm/"
 
@@ -18,7 +25,9 @@ ELSEWHERE = "https://cdn.jsdelivr.net/npm/"
 def mathjax_folder() -> Path:
     spec = importlib.util.find_spec("sphinx-mathjax-offline")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("MathJax is missing: run `pip install sphinx-mathjax-offline`")
+        raise ModuleNotFoundError(
+            "MathJax is missing: run `pip install sphinx-mathjax-offline`"
+        )
     return Path(spec.origin).parent / "static" / "mathjax"
 
 
@@ -28,7 +37,9 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
     target = Path(app.outdir) / "_static" / "mathjax"
     for part in PARTS:
         source = mathjax_folder() / part
-        copy_asset(source, target / part if source.is_dir() else (target / part).parent)
+        copy_asset(
+            source, target / part if source.is_dir() else (target / part).parent
+        )
     for script in target.rglob("*.js"):
         text = script.read_text(encoding="utf-8")
         if ELSEWHERE in text:
@@ -37,6 +48,8 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.config.mathjax_path = "mathjax/tex-chtml.js"
-    app.add_config_value("comments_config", {}, "html")  # jupyter-book sets it; sphinx_comments is left out
+    app.add_config_value(
+        "comments_config", {}, "html"
+    )  # jupyter-book sets it; sphinx_comments is left out
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,13 +12,14 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from vbank.exercises import cost, lora, low_rank
+from vbank.exercises import cost, finetune, lora, low_rank
 from vbank.exercises.checker import Verdict, judge
 
 EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {
     **cost.EXERCISES,
     **low_rank.EXERCISES,
     **lora.EXERCISES,
+    **finetune.EXERCISES,
 }
 
 

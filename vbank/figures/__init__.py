@@ -17,6 +17,7 @@ from vbank.figures.charts import (
     storage_by_users,
 )
 from vbank.figures.drawings import low_rank_factors, map_of_methods, two_paths
+from vbank.figures.finetuning import accuracy_by_size
 from vbank.figures.palette import METHOD_COLOURS, METHOD_MARKERS, SVG_METADATA, WIDTH, style, tint
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "METHOD_MARKERS",
     "SVG_METADATA",
     "WIDTH",
+    "accuracy_by_size",
     "copy_cost",
     "fit_curve",
     "heatmaps",

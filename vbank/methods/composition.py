@@ -6,7 +6,8 @@ nothing that enters the composition has changed and while its graph has not been
 - a new forward of the model starts afresh, whatever happened before;
 - an optimizer step raises the parameters' version counters, which are part of the key;
 - a backward that reaches the composition frees its graph, so the result is dropped then;
-- a layer called a second time outside a forward of the whole model is the start of a new pass;
+- a layer called a second time outside a forward of the whole model is the start of a new pass; one compiled on its
+  own composes its own rows there;
 - non-reentrant checkpointing runs a layer again inside the backward, for its saved values alone: any rows of the same
   values serve. The composition keeps its own saved tensors out of the checkpoint's count;
 - reentrant checkpointing also runs a layer again inside the backward, but walks the new graph at once, layer by layer:
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 class Pass:
     """All sub-vectors of one pass, what they were made from, and which sites have taken theirs."""
 
-    def __init__(self, key: tuple[Any, ...], rows: Tensor) -> None:
+    def __init__(self, key: tuple[Any, ...], rows: Tensor, replay: bool) -> None:
         self.key = key
         self.rows = rows
+        self.replay = replay  # values for a recomputation, with no graph behind them
         self.visited: set[str] = set()
 
 
@@ -62,17 +64,17 @@ class Composition:
 
     def rows(self, method: VBLoRAMethod, start: int, end: int, name: str) -> Tensor:
         """Sub-vectors start..end of `method`, from the shared result where it may be used."""
-        if method.draws:
-            return method.compose(start, end)
         grad, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
+        if method.draws or (compiling and not self.inside):
+            return method.compose(start, end)
         replay = grad and not compiling and torch._C._current_graph_task_id() != -1  # inside a backward
         if replay and not _saves_for_checkpoint():
             return method.compose(start, end)  # reentrant checkpointing
         key = self._key(method)
         current = self.passes.get(grad)
         revisit = current is not None and name in current.visited and not (self.inside or replay)
-        if current is None or current.key != key or revisit:
-            current = Pass(key, self._compose(method, replay, compiling))
+        if current is None or current.key != key or revisit or (current.replay and not replay):
+            current = Pass(key, self._compose(method, replay, compiling), replay)
             self.passes[grad] = current
             if current.rows.requires_grad and not (replay or compiling):
                 current.rows.register_hook(_Forget(self, current))
@@ -90,8 +92,10 @@ class Composition:
             return method.compose()
 
     def _key(self, method: VBLoRAMethod) -> tuple[Any, ...]:
+        if torch.compiler.is_compiling():  # the rest would break the graph, and a compiled pass ends with the forward
+            return (method.training,)
         made_from = [method.bank, *([] if method.logits is None else [method.logits])]
-        if torch.compiler.is_compiling() or any(t.is_inference() for t in made_from):
+        if any(t.is_inference() for t in made_from):
             versions: tuple[Any, ...] = ()
         else:
             versions = tuple((id(t), t._version, t.device, t.dtype, t.requires_grad) for t in made_from)

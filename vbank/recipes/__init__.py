@@ -76,7 +76,7 @@ class TrainSettings:
     max_grad_norm: float = 1.0
     precision: str = "fp32"
     report: str = "last"
-    save_steps: int = 0  # 0: a checkpoint an epoch
+    save_steps: int = 0  # further checkpoints within an epoch; 0: one an epoch
     seeds: int = 1
 
 

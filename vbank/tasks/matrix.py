@@ -45,7 +45,7 @@ class Budget:
     adam_steps: int = 200
     adam_lr: float = 0.03
     logits_lr: float = 0.1
-    newton_steps: int = 60
+    newton_steps: int = 40
     tolerance: float = 1e-5
 
 
