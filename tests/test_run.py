@@ -87,8 +87,8 @@ def test_a_run_killed_at_any_point_resumes_to_the_same_numbers(tiny: Path, tmp_p
     recipe = load("first-finetune/vb-lora", settings(tiny, *VECTORS))
     whole = run(recipe, 0, tmp_path / "whole", announce=silent)
     out = tmp_path / "killed"
-    # 13 steps an epoch, a checkpoint every 4 and at its end: before the first checkpoint, within an epoch, in an evaluation, in the
-    # middle of a checkpoint, before it is in place, before the older one is gone, before the record is written.
+    # 13 steps an epoch, a checkpoint every 4 and at its end. Killed before the first checkpoint, within an epoch, in an
+    # evaluation, while a checkpoint is written, before it is in place, before the older one is gone, before the record.
     points = (("step", 3), ("step", 7), ("evaluation", 1), ("save", 2), ("rename", 2), ("removal", 4), ("record", 1))
     reached = []
     for point, times in points:

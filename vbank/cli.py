@@ -45,7 +45,7 @@ METHOD_OPTIONS = "\b\nSettings of the method, each an option of its own:\n" + "\
 
 def console() -> Console:
     """Where tables go; wide enough for a row when the output is a file."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    return Console() if sys.stdout.isatty() else Console(width=190)
 
 
 def method_config(name: str, arguments: list[str]) -> Config:
@@ -176,7 +176,7 @@ def results(
         known = [path.name for path in out.glob("[!.]*") if path.is_dir()]
         raise ValueError(f"{unknown('experiment', experiment, known)} (ledger {out})")
     records = [r for r in ledger.read(out, experiment) if (r["kind"] == "search") == search]
-    rows = ledger.summarise(records)
+    rows = sorted(ledger.summarise(records), key=lambda row: (row["experiment"], row["variant"], -row["median"]))
     if as_json:
         print(json.dumps(rows))
     elif rows:
@@ -207,8 +207,8 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
         "s",
         "CPU s",
     )
-    table.add_column("recipe")
-    table.add_column("learning rates")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("learning rates", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
