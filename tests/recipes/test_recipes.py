@@ -20,7 +20,10 @@ def test_the_first_finetune_is_the_setting_of_the_chapter() -> None:
         recipe = load(name)
         assert (recipe.task.name, recipe.task.train_size, recipe.task.holdout) == ("sst2-sentences", 2000, 0)
         assert (recipe.model.name, recipe.model.head) == ("minilm", ["classifier"])
-        assert (recipe.train.epochs, recipe.train.report, recipe.train.seeds) == (6, "last", 3)
+        assert (recipe.train.report, recipe.train.seeds) == (
+            "last",
+            3,
+        ) and recipe.search.epochs < recipe.train.epochs <= 6
         assert (recipe.method.targets, recipe.search.holdout) == ("all-linear", 400)
     config = load("first-finetune/vb-lora").method.config()
     assert config == vbank.VBLoRA(rank=4, num_vectors=90, vector_length=128, top_k=2)

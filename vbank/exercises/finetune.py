@@ -41,7 +41,7 @@ def _compare_pair(answer: Any, right_a: Sequence[bool], right_b: Sequence[bool])
         raise Wrong(f"The difference is wrong {case}.")
     differences = [int(one) - int(two) for one, two in zip(right_a, right_b, strict=True)]
     variance = sum((d - (a - b)) ** 2 for d in differences) / n
-    # Dividing by n or by n - 1 are both in use; n = 12 tells neither from wrong by less than 5 %.
+    # Dividing by n and by n - 1 are both in use.
     right = (math.sqrt(variance / n), math.sqrt(variance / (n - 1)))
     if any(math.isclose(spread, value, rel_tol=1e-6) for value in right):
         return
@@ -74,7 +74,8 @@ def compact_bytes(function: Callable[..., Any]) -> int:
         bank = 4 * num_vectors * length
         if answer == bank + pieces * (top_k * index + 4 * (top_k - 1)):
             continue
-        case = f"for {len(shapes)} layers, r = {rank}, h = {num_vectors}, b = {length}, k = {top_k}"
+        layers = f"{len(shapes)} layer{'' if len(shapes) == 1 else 's'}"
+        case = f"for {layers}, r = {rank}, h = {num_vectors}, b = {length}, k = {top_k}"
         if answer == bank:
             raise Wrong(f"That is the bank alone {case}; how does the file know which vectors a sub-vector takes?")
         if answer == bank + 4 * pieces * num_vectors:

@@ -127,7 +127,7 @@ def load_hub(
         loaded = datasets.load_dataset(path, subset)
     except OSError:  # offline without a cached copy, or the connection broke
         return None
-    splits = {}
+    splits: dict[str, list[Row]] = {}
     for split in ("train", "validation"):
         splits[split] = []
         for number, raw in enumerate(loaded[split], start=1):
