@@ -484,3 +484,11 @@ def test_param_groups_of_an_adapter_that_does_not_act_are_refused():
         vbank.param_groups(model, lr=0.1, name="first")
     with pytest.raises(ValueError, match="no adapter is called 'third'; there are 'first', 'second'"):
         vbank.param_groups(model, lr=0.1, name="third")
+
+
+def test_a_head_with_running_statistics_is_refused():
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+    before = list(model.state_dict())
+    with pytest.raises(ValueError, match=r"1\.running_mean, 1\.running_var changes in training.*LayerNorm"):
+        vbank.attach(model, vbank.LoRA(2), ["0"], train=["1"])
+    assert list(model.state_dict()) == before and all(p.requires_grad for p in model.parameters())

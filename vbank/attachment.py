@@ -147,6 +147,12 @@ def trained_parameters(model: nn.Module, train: Sequence[str], parts: Sequence[P
     if clash:
         both = ", ".join(dict.fromkeys(clash))
         raise ValueError(f"{both} would be both adapted and trained whole; leave it out of targets or train")
+    running = [f"{m}.{n}" for m in modules for n, b in model.get_submodule(m).named_buffers() if b.is_floating_point()]
+    if running:
+        raise ValueError(
+            f"train: {', '.join(running)} changes in training without being a parameter, as running statistics do, and"
+            " would not be saved; use a head without it, such as one with LayerNorm"
+        )
     packed = [n for n in names if not model.get_parameter(n).is_floating_point()]
     if packed:
         raise ValueError(f"train: {', '.join(packed)} is quantised and cannot be trained whole; adapt it instead")

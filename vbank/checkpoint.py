@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vbank.adapters import Adapter, adapter_of
-from vbank.attachment import trained_parameters, check_room, install
+from vbank.attachment import check_room, install, trained_parameters
 from vbank.methods import METHODS, Config, Method, Site
 from vbank.methods.vb_lora import VBLoRA
 from vbank.methods.vera import VeRAMethod

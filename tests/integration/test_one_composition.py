@@ -157,11 +157,28 @@ def test_a_part_of_the_model_can_be_called(made):
     assert_right(model, lambda m: m.blocks[1](X).square().sum())
     assert_right(model, lambda m: (m.blocks[0](X) * m.blocks[2](X)).sum())
     made.clear()
-    h = model.blocks[0](X)
-    model.blocks[1](h)
-    assert made == [()]  # the first walk through the parts is one pass
+    model.blocks[1](model.blocks[0](X))
+    assert made == [(0, 6), (6, 12), (12, 18), (18, 24)]  # nothing is shared: each layer makes its own rows
+
+
+def test_parts_can_be_walked_back_one_by_one():
+    model = adapted()
+    first, second = model.blocks[0](X).square().sum(), model.blocks[1](X).square().sum()
+    expected = own_gradients(model, reference(model).blocks[0](X).square().sum())
+    for one, other in zip(own_gradients(model, first), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    expected = own_gradients(model, reference(model).blocks[1](X).square().sum())
+    for one, other in zip(own_gradients(model, second), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_value_written_through_data_is_seen_by_the_next_part():
+    model = adapted()
     model.blocks[0](X)
-    assert made == [(), ()]
+    vbank.adapters.adapter_of(model)[2].method.bank.data.zero_()
+    with vbank.enabled(model, False):
+        base = model.blocks[1](X)
+    torch.testing.assert_close(model.blocks[1](X), base)
 
 
 def test_parts_called_before_and_after_a_backward_are_right():

@@ -62,7 +62,7 @@ def test_the_loss_falls_and_only_the_adapter_moves(config, tmp_path):
     run.train()
     history = losses(run)
     assert len(history) == 32
-    assert sum(history[-4:]) < 0.7 * sum(history[:4])
+    assert sum(history[-4:]) < 0.9 * sum(history[:4])
     moved = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
     assert moved == set(trained(model))
 

@@ -6,8 +6,7 @@ nothing that enters the composition has changed and while its graph has not been
 - a new forward of the model starts afresh, whatever happened before;
 - an optimizer step raises the parameters' version counters, which are part of the key;
 - a backward that reaches the composition frees its graph, so the result is dropped then;
-- a layer called a second time outside a forward of the whole model is the start of a new pass; one compiled on its
-  own composes its own rows there;
+- outside a forward of the whole model nothing is shared: each layer composes its own rows;
 - non-reentrant checkpointing runs a layer again inside the backward, for its saved values alone: any rows of the same
   values serve. The composition keeps its own saved tensors out of the checkpoint's count;
 - reentrant checkpointing also runs a layer again inside the backward, but walks the new graph at once, layer by layer:
@@ -18,6 +17,7 @@ nothing that enters the composition has changed and while its graph has not been
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Pass:
-    """All sub-vectors of one pass, what they were made from, and which sites have taken theirs."""
+    """All sub-vectors of one pass, what they were made from, and the backward that replays it (0: the forward)."""
 
-    def __init__(self, key: tuple[Any, ...], rows: Tensor, replay: bool) -> None:
+    def __init__(self, made_from: Sequence[Tensor], key: tuple[Any, ...], backward: int, rows: Tensor) -> None:
+        self.made_from = made_from  # held, so that an id in the key names one tensor
         self.key = key
+        self.backward = backward
         self.rows = rows
-        self.replay = replay  # values for a recomputation, with no graph behind them
-        self.visited: set[str] = set()
 
 
 class Composition:
@@ -62,46 +62,51 @@ class Composition:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             self.passes.clear()
 
-    def rows(self, method: VBLoRAMethod, start: int, end: int, name: str) -> Tensor:
+    def rows(self, method: VBLoRAMethod, start: int, end: int) -> Tensor:
         """Sub-vectors start..end of `method`, from the shared result where it may be used."""
         grad, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
-        if method.draws or (compiling and not self.inside):
+        backward = 0 if compiling or not grad else torch._C._current_graph_task_id() + 1  # 0: not inside a backward
+        shared = _saves_for_checkpoint() if backward else self.inside
+        if method.draws or (compiling and not shared):
             return method.compose(start, end)
-        replay = grad and not compiling and torch._C._current_graph_task_id() != -1  # inside a backward
-        if replay and not _saves_for_checkpoint():
-            return method.compose(start, end)  # reentrant checkpointing
-        key = self._key(method)
+        if not shared:
+            with _outside_checkpoints():
+                return method.compose(start, end)
+        made_from = [method.bank] if method.logits is None else [method.bank, method.logits]
+        key = _key(method, made_from)
         current = self.passes.get(grad)
-        revisit = current is not None and name in current.visited and not (self.inside or replay)
-        if current is None or current.key != key or revisit or (current.replay and not replay):
-            current = Pass(key, self._compose(method, replay, compiling), replay)
+        if current is None or current.key != key or current.backward not in (0, backward):
+            current = Pass(made_from, key, backward, self._compose(method, backward, compiling))
             self.passes[grad] = current
-            if current.rows.requires_grad and not (replay or compiling):
+            if current.rows.requires_grad and not (backward or compiling):
                 current.rows.register_hook(_Forget(self, current))
-        current.visited.add(name)
         return current.rows[start:end]
 
-    def _compose(self, method: VBLoRAMethod, replay: bool, compiling: bool) -> Tensor:
+    def _compose(self, method: VBLoRAMethod, backward: int, compiling: bool) -> Tensor:
         if compiling:
             return method.compose()
-        if replay:  # only values are wanted; the flag lets the layers save what they saved before
+        if backward:  # only values are wanted; the flag lets the layers save what they saved before
             with torch.no_grad():
                 rows = method.compose()
             return rows.requires_grad_(not method.frozen)
-        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+        with _outside_checkpoints():
             return method.compose()
 
-    def _key(self, method: VBLoRAMethod) -> tuple[Any, ...]:
-        if torch.compiler.is_compiling():  # the rest would break the graph, and a compiled pass ends with the forward
-            return (method.training,)
-        made_from = [method.bank, *([] if method.logits is None else [method.logits])]
-        if any(t.is_inference() for t in made_from):
-            versions: tuple[Any, ...] = ()
-        else:
-            versions = tuple((id(t), t._version, t.device, t.dtype, t.requires_grad) for t in made_from)
-        device = method.bank.device.type
-        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        return (*versions, method.training, torch.is_inference_mode_enabled(), autocast)
+
+def _key(method: VBLoRAMethod, made_from: Sequence[Tensor]) -> tuple[Any, ...]:
+    """What a shared result depends on."""
+    if torch.compiler.is_compiling():  # the rest would break the graph, and a compiled pass ends with the forward
+        return (method.training,)
+    tracked = not any(t.is_inference() for t in made_from)
+    versions = [(id(t), t._version if tracked else 0, t.device, t.dtype, t.requires_grad) for t in made_from]
+    device = method.bank.device.type
+    autocast = device != "meta" and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    return (*versions, method.training, torch.is_inference_mode_enabled(), autocast)
+
+
+def _outside_checkpoints() -> saved_tensors_hooks:
+    """Save tensors as usual, so that a checkpoint around does not count those of the composition."""
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _saves_for_checkpoint() -> bool:

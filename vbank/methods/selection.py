@@ -18,14 +18,19 @@ NOISE_STD = 1.0  # of the noisy top-k before its learned scale, Shazeer et al. 2
 TEMPERATURE = 1 / 3  # of the Gumbel-softmax in VB-LoRA's Table 5
 
 
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type that weights are summed in: a sum to one needs more digits than half precision has."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def top_k(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
     """w = softmax(TopK(logits, k)): the k largest logits, the others at -inf (VB-LoRA, equation 3.3).
 
     The indices come in descending order of weight, so weight 0 is the largest and never below 1/k. The softmax is
-    taken in float32.
+    taken in float32 at least.
     """
     values, indices = logits.topk(k, dim=-1)  # (N, k) both
-    return indices, values.softmax(dim=-1, dtype=torch.float32).to(logits.dtype)
+    return indices, values.softmax(dim=-1, dtype=at_least_float32(logits.dtype)).to(logits.dtype)
 
 
 def select_all(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vbank.methods.base import Config, Method, Site, Storage, dense
 from vbank.methods.composition import Composition
-from vbank.methods.selection import SELECTIONS, STOCHASTIC
+from vbank.methods.selection import SELECTIONS, STOCHASTIC, at_least_float32
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class VBLoRAMethod(Method):
         """The choice that inference uses: indices (N, k) in descending order of weight, and weights (N, k)."""
         if self.logits is None:
             rest = self.weights  # (N, k - 1)
-            largest = (1.0 - rest.sum(dim=-1, keepdim=True, dtype=torch.float32)).clamp(min=0.0)
+            largest = (1.0 - rest.sum(dim=-1, keepdim=True, dtype=at_least_float32(rest.dtype))).clamp(min=0.0)
             return self.indices.long(), torch.cat([largest.to(rest), rest], dim=-1)
         return SELECTIONS[self.config.selection](self.logits, self.config.top_k, False)
 
@@ -166,7 +166,7 @@ class VBLoRAMethod(Method):
         i = self.index[name]
         site, (start, middle, end) = self.sites[i], self.spans[i]
         r, b = self.config.rank, self.config.vector_length
-        u = self.composition.rows(self, start, end, name)  # (end - start, b)
+        u = self.composition.rows(self, start, end)  # (end - start, b)
         A = u[: middle - start].reshape(r, site.in_features)
         B = u[middle - start :].view(site.out_features // b, r, b)
         return A, B.transpose(1, 2).reshape(site.out_features, r)
