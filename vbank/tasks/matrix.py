@@ -177,7 +177,7 @@ class _Updates(nn.Module):
 class _Plain:
     """VB-LoRA's sub-vectors by indexing and summing: `embedding_bag` has no rule for `vmap`, and nothing is reused."""
 
-    def rows(self, method: VBLoRAMethod, start: int, end: int, name: str) -> Tensor:
+    def rows(self, method: VBLoRAMethod, start: int, end: int) -> Tensor:
         assert method.logits is not None
         select = SELECTIONS[method.config.selection]
         indices, weights = select(method.logits[start:end], method.config.top_k, False)  # (N, k) both
