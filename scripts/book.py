@@ -32,7 +32,7 @@ def notebooks() -> list[Path]:
     import yaml
 
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    files = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     return [Path(f"{name}.ipynb") for name in files if (ROOT / f"{name}.ipynb").exists()]
 
 

@@ -492,3 +492,25 @@ def test_a_head_with_running_statistics_is_refused():
     with pytest.raises(ValueError, match=r"1\.running_mean, 1\.running_var changes in training.*LayerNorm"):
         vbank.attach(model, vbank.LoRA(2), ["0"], train=["1"])
     assert list(model.state_dict()) == before and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, "bf16"])
+def test_a_type_that_cannot_be_trained_is_refused(dtype):
+    model = Blocks()
+    before = fingerprint(model)
+    with pytest.raises(ValueError, match="choose torch.float32"):
+        vbank.attach(model, vbank.LoRA(2), "all-linear", dtype=dtype)
+    assert_untouched(before, model)
+
+
+def test_targets_that_are_no_list_are_refused():
+    with pytest.raises(ValueError, match="targets are 5; give a list of module names"):
+        vbank.attach(Blocks(), vbank.LoRA(2), 5)
+
+
+@pytest.mark.parametrize("weight_decay", [-0.1, float("nan"), True])
+def test_a_weight_decay_that_is_no_rate_is_refused(weight_decay):
+    model = Blocks()
+    vbank.attach(model, vbank.LoRA(2), "all-linear")
+    with pytest.raises(ValueError, match="weight_decay is"):
+        vbank.param_groups(model, lr=1e-3, weight_decay=weight_decay)

@@ -223,3 +223,13 @@ def test_a_parameter_stays_the_same_object_so_that_optimizers_and_ties_hold():
     assert model.blocks[0][0].weight is weight
     vbank.unmerge(model)
     assert weight.data_ptr() == storage
+
+
+def test_a_merge_that_fails_leaves_the_method_training(monkeypatch):
+    model = Blocks()
+    adapter = vbank.attach(model, vbank.LoRA(2, dropout=0.5), "all-linear")
+    model.train()
+    monkeypatch.setattr("vbank.merging.dense_weight", lambda module: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        vbank.merge(model)
+    assert adapter.method.training and adapter.method.dropout.training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -26,7 +27,7 @@ from vbank.adapters import (
     unwrap,
 )
 from vbank.layers import restore_layout, to_training_layout
-from vbank.methods.base import Config
+from vbank.methods.base import Config, is_number
 from vbank.targets import Part, Targets, matching, modules_of, resolve
 
 
@@ -44,7 +45,8 @@ def attach(
     as they were; the adapter's parameters are added under ``vbank.<name>``.
 
     Args:
-        model: any module with `nn.Linear`, `Conv1D`, `Linear4bit` or `Linear8bitLt` layers.
+        model: any module with `nn.Linear`, `Conv1D`, `Linear4bit` or `Linear8bitLt` layers. With bitsandbytes 0.50 both
+            quantised kinds also run on the CPU; an 8-bit layer must be on its device before a merge.
         config: the method, such as ``vbank.VBLoRA(rank=4)``.
         targets: names that end module names, "qv", "all-linear", or a regular expression for whole names.
         train: modules of the model, by the ends of their names, that are trained whole and saved with the adapter,
@@ -59,6 +61,8 @@ def attach(
         ValueError: a target or train name matches nothing, a layer does not suit the method, the name is taken, the
             model is wrapped or merged. The model is then as it was.
     """
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise ValueError(f"dtype is {dtype!r}; choose torch.float32, bfloat16, float16 or float64, or None for float32")
     if not isinstance(config, Config):
         raise ValueError(f"config is {config!r}; give a method such as vbank.LoRA(rank=8)")
     check_room(model, name)
@@ -133,6 +137,12 @@ def install(model: nn.Module, adapter: Adapter, head: Mapping[str, Tensor] | Non
 
 
 def trained_parameters(model: nn.Module, train: Sequence[str], parts: Sequence[Part]) -> list[str]:
+    """Names of the model's parameters inside the modules that `train` names, in the model's order.
+
+    Raises:
+        ValueError: `train` is a string or matches nothing, a module is adapted too, or holds quantised parameters,
+            running statistics or no parameters.
+    """
     if isinstance(train, str):
         raise ValueError(f"train is the string {train!r}; give a list of module names, such as [{train!r}]")
     if not train:
@@ -303,8 +313,10 @@ def param_groups(
     if missing:
         raise ValueError(f"no learning rate for {', '.join(missing)}; name it in lr, or give lr a 'default'")
     for key, rate in rates.items():
-        if not (isinstance(rate, (int, float)) and 0.0 <= rate < float("inf")):
+        if not (is_number(rate) and 0.0 <= rate < math.inf):
             raise ValueError(f"learning rate of {key!r} is {rate!r}; it must be a finite number of at least 0")
+    if not (is_number(weight_decay) and 0.0 <= weight_decay < math.inf):
+        raise ValueError(f"weight_decay is {weight_decay!r}; it must be a finite number of at least 0")
     return [
         {"name": key, "params": parameters, "lr": rates.get(key, rates.get("default")), "weight_decay": weight_decay}
         for key, parameters in groups.items()

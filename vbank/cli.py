@@ -28,10 +28,11 @@ app = typer.Typer(
 
 # Settings of the papers' main experiments, for `vbank count` with nothing but a method's name.
 USUAL: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 8},  # VeRA, Table 2: LoRA on RoBERTa-base
+    "lora": {"rank": 8},  # VeRA, Table 2, prints 0.3M for RoBERTa-base; rank 8 gives it
     "vera": {"rank": 1024},  # VeRA, Table 8, base model
     "tied-lora": {"rank": 16},  # VB-LoRA, Table 1, base model
-    "prolora": {"rank": 8, "unshared_rank": 1, "share_a": 7, "share_b": 7},  # PRoLoRA, Table 2
+    # PRoLoRA, Table 2: rank 8 and 5.00M; the unshared rank and the shares are ours, to meet both.
+    "prolora": {"rank": 8, "unshared_rank": 1, "share_a": 7, "share_b": 7},
     "vb-lora": {"rank": 4},  # VB-LoRA, Table 7
 }
 
@@ -142,6 +143,8 @@ def run(
     chosen = [recipes.load(name, settings or ()) for name in recipes.variants(recipe)]
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
+    if search and seeds is not None:
+        raise ValueError("--search tries each learning rate with seed 0 alone; leave out --seeds or --search")
     if search:
         jobs = [(each, 0) for one in chosen for each in candidates(one)]
     else:
@@ -248,6 +251,11 @@ def main(arguments: list[str] | None = None) -> None:
         fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         fail("stopped; the same command goes on from the last checkpoint")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "vbank").partition(".")[0]
+        if missing == "vbank":
+            raise
+        fail(f"{missing} is missing; pip install 'vbank[run]'")
     except Exception as error:
         shown = getattr(error, "format_message", None)  # how the parser words its own errors
         if shown is None:

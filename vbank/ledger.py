@@ -30,7 +30,11 @@ def path_of(out: Path, record: Record) -> Path:
 
 
 def write(out: Path, record: Record) -> Path:
-    """Adds a run to the ledger: written aside, then renamed, so that a reader never sees half a file."""
+    """Adds a run to the ledger: written aside, then renamed, so that a reader never sees half a file.
+
+    Raises:
+        ValueError: a number of the record is not finite.
+    """
     path = path_of(out, record)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
@@ -139,14 +143,17 @@ class PeakMemory:
                 pass
 
     def read(self) -> int:
+        """Bytes at the peak so far; 0 on a system that does not tell."""
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated()
         if self.STATUS.is_file():
             for line in self.STATUS.read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
-        import resource
-
+        try:
+            import resource
+        except ImportError:  # Windows
+            return 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if platform.system() == "Darwin" else peak * 1024
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vbank.adapters import Adapter, Adapters, adapter_of, adapters_of, refuse_disabled, refuse_inactive
 from vbank.layers import dense_weight, with_weight
 from vbank.methods.base import delta
+from vbank.targets import Part
 
 
 def merge(model: nn.Module, name: str | None = None) -> None:
@@ -38,26 +39,30 @@ def merge(model: nn.Module, name: str | None = None) -> None:
     updated: dict[str, Any] = {}
     was_training = adapter.method.training
     adapter.method.eval()
-    with torch.no_grad():
-        for layer, parts in adapter.layers.items():
-            module = model.get_submodule(layer)
-            if any(model.get_submodule(done).weight is module.weight for done in updated):
-                continue  # a second module with the same weight
-            weight = dense_weight(module)
-            wide = weight.to(torch.promote_types(weight.dtype, torch.float32)).clone()
-            for part in parts:
-                wide[part.start : part.stop] += delta(adapter.method, part.site.name).to(wide)
-            narrow = wide.to(weight.dtype)  # rounded once
-            if not torch.isfinite(narrow).all():
-                adapter.method.train(was_training)
-                raise ValueError(
-                    f"adapter {adapter.name!r} has values that are not finite in {layer}; nothing is merged"
-                )
-            updated[layer] = with_weight(module, narrow)
-    adapter.method.train(was_training)
+    try:
+        with torch.no_grad():
+            for layer, parts in adapter.layers.items():
+                module = model.get_submodule(layer)
+                if any(model.get_submodule(done).weight is module.weight for done in updated):
+                    continue  # a second module with the same weight
+                updated[layer] = with_weight(module, _updated(module, layer, parts, adapter))
+    finally:
+        adapter.method.train(was_training)
     for layer, new in updated.items():
         home.unmerged[layer] = _exchange(model, layer, new)
     home.merged = adapter.name
+
+
+def _updated(module: nn.Module, layer: str, parts: Sequence[Part], adapter: Adapter) -> Tensor:
+    """The layer's weight (out, in) with the update added, rounded once to the weight's type."""
+    weight = dense_weight(module)
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32)).clone()
+    for part in parts:
+        wide[part.start : part.stop] += delta(adapter.method, part.site.name).to(wide)
+    narrow = wide.to(weight.dtype)
+    if not torch.isfinite(narrow).all():
+        raise ValueError(f"adapter {adapter.name!r} has values that are not finite in {layer}; nothing is merged")
+    return narrow
 
 
 def unmerge(model: nn.Module) -> None:

@@ -19,8 +19,8 @@ from torch import nn
 
 import vbank
 from vbank import ledger
-from vbank.attachment import matching
 from vbank.recipes import Recipe
+from vbank.targets import matching
 from vbank.tasks import glue
 from vbank.tasks.weights import load_classifier
 
@@ -43,7 +43,11 @@ def run_id(recipe: Recipe, data: glue.TaskData, seed: int) -> str:
 
 
 def load_data(recipe: Recipe, announce: Announce | None = print) -> glue.TaskData:
-    """The rows of a recipe: task, subset, held-out part."""
+    """The rows of a recipe: task, subset, held-out part.
+
+    Raises:
+        vbank.tasks.sources.DataError: an unknown task, corrupt rows, an absent source, or fewer rows than asked for.
+    """
     task = recipe.task
     data = glue.load(task.name, task.source, announce)
     # Generated sentences are a stand-in so that code runs; they need not be as many as the recipe's.
@@ -98,7 +102,9 @@ def tokenise(rows: Iterable[glue.Row], columns: tuple[str, ...], tokenizer: Any,
     return [{key: coded[key][i] for key in coded} | {"labels": row["label"]} for i, row in enumerate(rows)]
 
 
-def run(recipe: Recipe, seed: int, out: Path | str = "results", kind: str = "final", announce: Announce = print) -> Any:
+def run(
+    recipe: Recipe, seed: int, out: Path | str = "results", kind: str = "final", announce: Announce = print
+) -> ledger.Record:
     """Trains one seed of a recipe, or reads it from the ledger if it is there; resumes from the last checkpoint.
 
     Args:
@@ -109,25 +115,33 @@ def run(recipe: Recipe, seed: int, out: Path | str = "results", kind: str = "fin
         announce: takes lines of text about what is done.
 
     Returns:
-        The ledger's record.
+        The ledger's record; where several processes train together, the first one writes it and all return it.
 
     Raises:
         vbank.ledger.Busy: another process is making the same run.
+        ValueError: an unknown target, head or learning-rate group, data or weights that cannot be read, or a
+            checkpoint of another recipe.
+        FloatingPointError: the loss is no longer a number.
     """
     out = Path(out)
     data = load_data(recipe, announce)
     identity = {"experiment": recipe.experiment, "variant": recipe.variant, "run": run_id(recipe, data, seed)}
     path = ledger.path_of(out, identity)
-    if path.is_file():
+
+    def finished() -> ledger.Record:
         announce(f"{recipe.name} seed {seed}: finished before, see {path}")
         return json.loads(path.read_text(encoding="utf-8"))
+
+    if path.is_file():
+        return finished()
     work = ledger.work_folder(out, identity["run"])
-    first_process = int(os.environ.get("RANK", "0")) == 0
-    if not first_process:
-        return _train(recipe, seed, data, work)
+    named = {"format": ledger.FORMAT} | identity | {"kind": kind, "seed": seed}
+    if int(os.environ.get("RANK", "0")) > 0:
+        return named | _train(recipe, seed, data, work)
     with ledger.claim(work):
-        result = _train(recipe, seed, data, work)
-        record = {"format": ledger.FORMAT} | identity | {"kind": kind, "seed": seed} | result
+        if path.is_file():  # by another process, between the first look and the claim
+            return finished()
+        record = named | _train(recipe, seed, data, work)
         ledger.write(out, record)
         for checkpoint in [*work.glob("checkpoint-*"), work / "unfinished"]:
             shutil.rmtree(checkpoint, ignore_errors=True)

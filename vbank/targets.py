@@ -88,6 +88,8 @@ def matching(model: nn.Module, wanted: Sequence[str], among: Iterable[str], kind
     Raises:
         ValueError: `wanted` is empty, or one of it matches nothing; names the close ones.
     """
+    if not isinstance(wanted, (list, tuple)):
+        raise ValueError(f"{kind}s are {wanted!r}; give a list of module names, such as {_examples(among)}")
     if not wanted:
         raise ValueError(f"no {kind} named: give at least one module name, such as {_examples(among)}")
     found: set[str] = set()

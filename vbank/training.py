@@ -221,6 +221,7 @@ class AdapterTrainer(Trainer):
         self.aside = run / "unfinished"
         if self.args.should_save:
             shutil.rmtree(self.aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()  # no process writes into the folder before the leftovers are gone
         try:
             super()._save_checkpoint(model, trial)
         finally:

@@ -1,6 +1,7 @@
 """The committed notebooks: what a reader on GitHub or Colab sees. Running them again is nbval's part."""
 
 import base64
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,11 @@ def test_outputs_not_compared_are_asserted(path: Path) -> None:
         if "nbval-ignore-output" in tags(cell) and not is_drawing(cell):
             near = "\n".join(other.source for other in cells[index : index + 3])
             assert "assert" in near, f"cell {cell.execution_count} is neither compared nor asserted"
+
+
+def test_make_book_runs_every_notebook():
+    spec = importlib.util.spec_from_file_location("book_script", ROOT / "scripts" / "book.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert sorted(script.notebooks()) == [path.relative_to(ROOT) for path in NOTEBOOKS]

@@ -8,17 +8,18 @@ tries the function on cases that it has not seen and says what is wrong, never t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
-from vbank.exercises import cost, finetune, lora, low_rank
+from vbank.exercises import cost, finetune, lora, low_rank, shootout
 from vbank.exercises.checker import Verdict, judge
+from vbank.suggestions import unknown
 
 EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {
     **cost.EXERCISES,
     **low_rank.EXERCISES,
     **lora.EXERCISES,
+    **shootout.EXERCISES,
     **finetune.EXERCISES,
 }
 
@@ -38,8 +39,7 @@ def check(name: str, function: Callable[..., Any], seconds: float = 10.0) -> Ver
         ValueError: there is no such exercise.
     """
     if name not in EXERCISES:
-        close = difflib.get_close_matches(name, EXERCISES, n=3) or sorted(EXERCISES)
-        raise ValueError(f"no exercise is called {name!r}; did you mean {', '.join(close)}?")
+        raise ValueError(unknown("exercise", name, EXERCISES))
     return judge(name, EXERCISES[name], function, seconds)
 
 

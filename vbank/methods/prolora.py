@@ -93,7 +93,8 @@ class PRoLoRA(ScaledConfig):
 def repeat(chunk: Tensor, length: int, share: int, rotate: bool) -> Tensor:
     """`share` copies of a chunk (R, width) side by side, the i-th rolled by i * stride, cut to (R, length).
 
-    stride = max(floor(R / share), 1) along the rank (Wang et al. 2024, equation 3).
+    stride = max(floor(R / share), 1) along the rank (Wang et al. 2024, text after equation 3, with R for r as after
+    equation 4).
     """
     stride = max(chunk.shape[0] // share, 1) if rotate else 0
     copies = [chunk.roll(i * stride, dims=0) if i * stride else chunk for i in range(share)]

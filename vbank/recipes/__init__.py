@@ -7,11 +7,12 @@ A file has the sections `[task]`, `[model]`, `[method]`, `[train]` and `[search]
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vbank.suggestions import unknown
 FOLDER = Path(__file__).parent
 SCALES = ("cpu", "gpu")
 BASELINES = ("full", "head")  # every weight trained; the head alone
+Range = tuple[str, Callable[[float], bool]]
 
 
 class RecipeError(ValueError):
@@ -104,6 +106,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
+        """experiment/variant, as `load` takes it."""
         return f"{self.experiment}/{self.variant}"
 
     def resolved(self) -> dict[str, Any]:
@@ -140,6 +143,17 @@ CHOICES = {
     "train.precision": ("fp32", "bf16", "fp16"),
     "train.report": ("last", "best"),
 }
+# What a setting may be, in words and as a test. None lets an infinity or a NaN pass.
+AT_LEAST_1: Range = ("at least 1", lambda value: 1 <= value < math.inf)
+AT_LEAST_0: Range = ("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(("task.max_length", "train.epochs", "train.batch_size"), AT_LEAST_1),
+    **dict.fromkeys(("train.eval_batch_size", "train.seeds"), AT_LEAST_1),
+    **dict.fromkeys(("task.train_size", "task.holdout", "train.save_steps", "train.weight_decay"), AT_LEAST_0),
+    **dict.fromkeys(("search.holdout", "search.epochs"), AT_LEAST_0),
+    "train.warmup": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
+    "train.max_grad_norm": ("a finite number above 0", lambda value: 0 < value < math.inf),
+}
 
 
 def available() -> dict[str, list[str]]:
@@ -156,7 +170,7 @@ def load(name: str, overrides: Iterable[str] = (), scale: str | None = None) -> 
         scale: "cpu" or "gpu"; None takes VBANK_SCALE, else "cpu".
 
     Raises:
-        RecipeError: unknown experiment, variant, section, key or method, or a value of the wrong type.
+        RecipeError: unknown experiment, variant, section, key or method, or a value of the wrong type or out of range.
     """
     path, variant = locate(name)
     content = _read(path)
@@ -175,7 +189,9 @@ def load(name: str, overrides: Iterable[str] = (), scale: str | None = None) -> 
     for layer in layers:
         merged = overlay(merged, layer, path.stem)
     parts = {key: _build(key, merged.get(key, {}), path.stem) for key in SECTIONS}
-    return Recipe(path.stem, variant, scale, **parts)
+    recipe = Recipe(path.stem, variant, scale, **parts)
+    _check_rates(recipe)
+    return recipe
 
 
 def variants(name: str) -> list[str]:
@@ -194,8 +210,7 @@ def locate(name: str) -> tuple[Path, str | None]:
             return Path(head), variant
         if "/" not in head and (FOLDER / f"{head}.toml").is_file():
             return FOLDER / f"{head}.toml", variant
-    known = [path.stem for path in sorted(FOLDER.glob("*.toml"))]
-    raise RecipeError(unknown("recipe", name.partition("/")[0] if ".toml" not in name else name, known))
+    raise RecipeError(unknown("recipe", name.partition("/")[0] if ".toml" not in name else name, available()))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -208,11 +223,20 @@ def _read(path: Path) -> dict[str, Any]:
         if key not in known:
             raise RecipeError(f"{path.name}: {unknown('section', key, known)}")
     content.setdefault("variants", {})
-    for overlaid in (content, *content["variants"].values()):
-        for section in (*SCALES, *SECTIONS):
-            if not isinstance(overlaid.get(section, {}), dict):
-                raise RecipeError(f"{path.name}: {section!r} must be a section, [{section}]")
+    _require_sections(content, "", ("variants",), path.name)
+    _require_sections(content["variants"], "variants.", content["variants"], path.name)
+    layers = {"": content} | {f"variants.{name}.": variant for name, variant in content["variants"].items()}
+    for prefix, layer in layers.items():
+        _require_sections(layer, prefix, (*SCALES, *SECTIONS), path.name)
+        for scale in SCALES:
+            _require_sections(layer.get(scale, {}), f"{prefix}{scale}.", SECTIONS, path.name)
     return content
+
+
+def _require_sections(table: Mapping[str, Any], prefix: str, keys: Iterable[str], where: str) -> None:
+    for key in keys:
+        if not isinstance(table.get(key, {}), dict):
+            raise RecipeError(f"{where}: {prefix + key!r} must be a section, [{prefix}{key}]")
 
 
 def parse_override(text: str) -> dict[str, Any]:
@@ -241,7 +265,8 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any], where: str) -> dict
         if isinstance(rate, (int, float)):
             values["lr"] = {"default": rate}
         elif isinstance(rate, dict):
-            values["lr"] = merged.get("method", {}).get("lr", {}) | rate
+            below = merged.get("method", {}).get("lr")
+            values["lr"] = (below if isinstance(below, dict) else {}) | rate
         merged[section] = merged.get(section, {}) | values
     return merged
 
@@ -260,10 +285,28 @@ def _build(section: str, values: dict[str, Any], where: str) -> Any:
             raise RecipeError(f"{where}: {section}.{key} is {value!r}; expected {shown}")
         if value not in CHOICES.get(f"{section}.{key}", (value,)):
             raise RecipeError(f"{where}: {unknown(f'{section}.{key}', value, CHOICES[f'{section}.{key}'])}")
+        if f"{section}.{key}" in RANGES:
+            expected, inside = RANGES[f"{section}.{key}"]
+            if not inside(value):
+                raise RecipeError(f"{where}: {section}.{key} is {value!r}; expected {expected}")
     for key, f in known.items():
         if key not in values and f.default is MISSING and f.default_factory is MISSING:
             raise RecipeError(f"{where}: [{section}] lacks {key!r}")
     return kind(**values)
+
+
+def _check_rates(recipe: Recipe) -> None:
+    """Learning rates in their range, of groups that there are, and a head where one is named."""
+    method = recipe.method
+    for where, rates in (("method.lr", method.lr), *(("search.lr", rates) for rates in recipe.search.lr)):
+        for group, rate in rates.items():
+            if method.name in BASELINES and group not in ("default", "head"):
+                known = unknown(f"learning rate in {where} of {method.name}", group, ("default", "head"))
+                raise RecipeError(f"{recipe.name}: {known}")
+            if not 0 <= rate < math.inf:
+                raise RecipeError(f"{recipe.name}: {where}.{group} is {rate!r}; expected a finite number of at least 0")
+    if not recipe.model.head and (method.name in BASELINES or "head" in method.lr):
+        raise RecipeError(f"{recipe.name}: model.head is []; expected at least one module, such as 'classifier'")
 
 
 def _gather_settings(values: dict[str, Any], known: Mapping[str, Any], where: str) -> dict[str, Any]:

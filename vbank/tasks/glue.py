@@ -101,10 +101,10 @@ def load(name: str, source: str = "any", announce: Callable[[str], object] | Non
 def subset(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
     """`size` rows drawn without replacement, fixed by the seed; 0 takes all. Smaller subsets open larger ones.
 
-    Raises DataError when there are fewer rows than asked for.
+    Raises DataError when the size is below 0 or above the number of rows.
     """
-    if size > len(rows):
-        raise DataError(f"asked for {size:,} training rows of {len(rows):,}; take fewer, or 0 for all")
+    if not 0 <= size <= len(rows):
+        raise DataError(f"asked for {size:,} training rows of {len(rows):,}; take 1 to {len(rows):,}, or 0 for all")
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     return [rows[index] for index in order[: size or len(rows)]]
 

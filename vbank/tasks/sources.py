@@ -86,9 +86,14 @@ def load_local(relative: str, columns: Sequence[str], classes: int) -> dict[str,
     return splits
 
 
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network; then cached copies alone count."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+
+
 def hub_reachable() -> bool:
     """Whether the Hub answers within seconds. Asked once a process and endpoint; HF_HUB_OFFLINE answers no."""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
+    if offline():
         return False
     return _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
 
@@ -117,15 +122,24 @@ def _answers(endpoint: str) -> bool:
 def load_hub(
     path: str, subset: str | None, rename: dict[str, str], columns: Sequence[str], classes: int
 ) -> dict[str, list[Row]] | None:
-    """The splits train and validation of a Hub data set; None when the Hub is absent and no copy is cached."""
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
-    if not offline and not hub_reachable():
+    """The splits train and validation of a Hub data set; None when it cannot be had.
+
+    A Hub that does not answer gives None within seconds, cached copies or not: `datasets` looks into its cache only
+    after half a minute of retries. With HF_HUB_OFFLINE=1 it reads the cached copy at once.
+
+    Raises DataError for a row of the data set that is not as `columns` and `classes` say.
+    """
+    if not offline() and not hub_reachable():
         return None
     import datasets
 
     try:
         loaded = datasets.load_dataset(path, subset)
-    except OSError:  # offline without a cached copy, or the connection broke
+    except (OSError, datasets.exceptions.DatasetsError):  # no cached copy, or the connection broke
+        return None
+    except ValueError as error:  # another configuration is cached, this one is not
+        if "Couldn't find cache" not in str(error):
+            raise
         return None
     splits: dict[str, list[Row]] = {}
     for split in ("train", "validation"):

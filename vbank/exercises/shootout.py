@@ -1,0 +1,97 @@
+"""Checkers of the chapter *The 10 x 10 shoot-out*."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vbank.exercises.checker import Wrong, close, require_tensor
+
+
+def least_error(function: Callable[..., Any]) -> int:
+    """shootout-1: the least mean squared error of a matrix of rank at most r (Eckart and Young 1936)."""
+    generator = torch.Generator().manual_seed(31)
+    cases = ((10, 10, 2), (6, 9, 3), (9, 4, 1), (5, 5, 0), (4, 7, 4))
+    for rows, columns, rank in cases:
+        M = 2 * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+        case = f"for a {rows} x {columns} matrix and r = {rank}"
+        answer = function(M, rank)
+        if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+            answer = torch.tensor(float(answer), dtype=M.dtype)
+        value = float(require_tensor(answer, (), f"The error {case}"))
+        sigma = torch.linalg.svdvals(M)
+        missed, entries = float(sigma[rank:].square().sum()), M.numel()
+        if _same(value, missed / entries):
+            continue
+        total = float(sigma.square().sum())
+        wrong = {
+            missed: "That is the sum of the squared errors {}, not their mean.",
+            math.sqrt(missed / entries): "That is the root of the mean squared error {}.",
+            math.sqrt(missed): "That is the Frobenius norm of the difference {}, not the mean squared error.",
+            missed / total: "That is the share of M's energy {}, not the mean squared error.",
+            missed / rows**2: "Not every matrix is square {}: divide by the number of entries.",
+            missed / columns**2: "Not every matrix is square {}: divide by the number of entries.",
+            float(sigma[rank:].sum()) / entries: "You added singular values {}; energy needs something else of them.",
+            float(sigma[rank:].sum()): "You added singular values {}; energy needs something else of them.",
+            (total - missed) / entries: "That is what the best approximation keeps {}; which part does it miss?",
+            float(sigma[rank + 1 :].square().sum()) / entries: "You left out one singular value too many {}.",
+            float(sigma[max(rank - 1, 0) :].square().sum()) / entries: "You counted one singular value too many {}.",
+        }
+        for number, words in wrong.items():
+            if _same(value, number):
+                raise Wrong(words.format(case))
+        raise Wrong(f"Your error is too {'large' if value > missed / entries else 'small'} {case}.")
+    return len(cases)
+
+
+def _same(one: float, two: float) -> bool:
+    return math.isclose(one, two, rel_tol=1e-5, abs_tol=1e-9)
+
+
+def vera_d(function: Callable[..., Any]) -> int:
+    """shootout-2: VeRA's best d for fixed b: the least squares of diag(b) B diag(d) A against W."""
+    generator = torch.Generator().manual_seed(32)
+    cases = ((10, 10, 1), (10, 10, 5), (6, 9, 4), (9, 5, 7))
+    for outputs, inputs, rank in cases:
+        W, A, B, b = (
+            torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in ((outputs, inputs), (rank, inputs), (outputs, rank), (outputs,))
+        )
+        case = f"(out {outputs}, in {inputs}, r = {rank})"
+        answer = require_tensor(function(W, A, B, b), (rank,), f"The vector d {case}", W.dtype)
+        best = _solve(W, A, B, b)
+        if close(answer, best, 1e-6):
+            continue
+        scaled = b[:, None] * B  # (out, r)
+        products = torch.einsum("oi,ok,ki->k", W, scaled, A)  # of W with each rank-one matrix
+        squares = scaled.square().sum(0) * A.square().sum(1)
+        gram = (A @ A.T) * (B.T @ scaled)  # b where b squared belongs
+        ones = torch.ones_like(b)
+        wrong: tuple[tuple[Tensor, str], ...] = (
+            (_solve(W, A, B, ones), "Your d is the best one for b = 1 {}; b scales the rows."),
+            (
+                _solve(W / b[:, None], A, B, ones),
+                "You divided the rows of W by b {}: rows with a small b then weigh too much in the error.",
+            ),
+            (products / squares, "You fitted each rank-one matrix alone {}; they are not orthogonal."),
+            (products, "Those are the inner products with W {}; which linear system has them on its right side?"),
+            (torch.linalg.lstsq(gram, products).solution, "The product of two rank-one matrices holds b twice {}."),
+        )
+        for vector, words in wrong:
+            if close(answer, vector, 1e-6):
+                raise Wrong(words.format(case))
+        error, least = ((W - scaled * d @ A).square().sum() for d in (answer, best))
+        raise Wrong(f"With your d the squared error is {float(error / least):.3g} times the least one {case}.")
+    return len(cases)
+
+
+def _solve(W: Tensor, A: Tensor, B: Tensor, b: Tensor) -> Tensor:
+    atoms = torch.einsum("o,ok,ki->oik", b, B, A)  # (out, in, r)
+    return torch.linalg.lstsq(atoms.flatten(0, 1), W.reshape(-1, 1)).solution[:, 0]  # (r,)
+
+
+EXERCISES = {"shootout-1": least_error, "shootout-2": vera_d}
