@@ -60,6 +60,8 @@ def test_the_table_says_the_same_as_the_json(capsys: pytest.CaptureFixture[str])
         ("run first-finetune/lora --set train.epcohs=1", "'epochs'"),
         ("run first-finetune/lora --seeds 0", "--seeds"),
         ("run first-finetune/lora --out setup.cfg.file", "is a file"),
+        ("run first-finetune/lora --search --seeds 2", "leave out --seeds"),
+        ("run first-finetune/lora --set train.epochs=0", "train.epochs is 0"),
         ("results first-finetune --out empty", "unknown experiment"),
     ],
 )
@@ -136,11 +138,18 @@ def test_an_empty_ledger_says_how_to_fill_it(capsys: pytest.CaptureFixture[str],
     assert code == 0 and "vbank run" in out
 
 
-def test_import_vbank_needs_only_torch_and_safetensors() -> None:
-    heavy = ("transformers", "datasets", "accelerate", "typer", "rich", "peft", "bitsandbytes")
-    code = f"import vbank, sys; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vbank count` on the base install."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    code, out, err = call(capsys, "count", "--model", "roberta-base", "--method", "lora")
+    assert code == 2 and not out
+    assert err == "vbank: transformers is missing; pip install 'vbank[run]'\n"
+
+
+def test_a_missing_module_of_vbank_itself_is_no_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vbank.counting", None)
+    with pytest.raises(ModuleNotFoundError, match=r"vbank\.counting"):
+        cli.main(["count", "--model", "roberta-base", "--method", "lora"])
 
 
 def test_python_m_vbank_is_the_command() -> None:

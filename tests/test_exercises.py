@@ -137,7 +137,7 @@ WRONG = [
     ("shootout-1", lambda M, r: (missed(M, 0) - missed(M, r)) / M.numel(), "keeps"),
     ("shootout-1", lambda M, r: missed(M, r + 1) / M.numel(), "left out one"),
     ("shootout-1", lambda M, r: missed(M, max(r - 1, 0)) / M.numel(), "counted one"),
-    ("shootout-1", lambda M, r: 1.0, "too large"),
+    ("shootout-1", lambda M, r: 99.0, "too large"),
     ("shootout-1", lambda M, r: M, "should have shape"),
     ("shootout-2", lambda W, A, B, b: vera_d(W, A, B, b / b), "b = 1"),
     ("shootout-2", lambda W, A, B, b: vera_d(W / b[:, None], A, B, b / b), "divided the rows"),

@@ -228,6 +228,38 @@ def test_a_run_that_another_process_makes_is_left_alone(tiny: Path, tmp_path: Pa
     assert run(recipe, 0, tmp_path, announce=silent)["seed"] == 0
 
 
+RESULT = {"metric": "accuracy", "metrics": {"accuracy": 0.5}, "seconds": {"train": 1.0}}
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_every_process_returns_the_whole_record_and_the_first_one_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("vbank.run._train", lambda *args: dict(RESULT))
+    record = run(load("first-finetune/head", ["task.source=generated"]), 2, tmp_path, "search", announce=silent)
+    named = {"format": ledger.FORMAT, "experiment": "first-finetune", "variant": "head", "kind": "search", "seed": 2}
+    assert record == named | {"run": record["run"]} | RESULT
+    assert len(list(tmp_path.glob("*/*/*.json"))) == (rank == "0")
+
+
+def test_a_run_finished_between_look_and_claim_is_read_and_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load("first-finetune/head", ["task.source=generated"])
+    identity = {"experiment": recipe.experiment, "variant": recipe.variant}
+    done = identity | {"run": run_id(recipe, load_data(recipe, None), 0)} | RESULT
+    folder = ledger.work_folder
+
+    def other_process_is_faster(out: Path, name: str) -> Path:
+        ledger.write(out, done)
+        return folder(out, name)
+
+    monkeypatch.setattr(ledger, "work_folder", other_process_is_faster)
+    monkeypatch.setattr("vbank.run._train", lambda *args: pytest.fail("made again"))
+    assert run(recipe, 0, tmp_path, announce=silent) == done
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rate(tiny: Path, tmp_path: Path) -> None:
     recipe = load("first-finetune/full", settings(tiny, "method.lr.default=1e30"))
     with pytest.raises(FloatingPointError, match="lower method.lr"):

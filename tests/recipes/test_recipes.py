@@ -58,6 +58,23 @@ def test_every_value_has_its_source_as_a_comment() -> None:
         ("method.rank=0", "rank is 0"),
         ("method.top_k=91", "top_k is 91"),
         ("method.lr=fast", "method.lr is 'fast'"),
+        ("method.lr.bank=-1e-3", "method.lr.bank is -0.001; expected a finite number of at least 0"),
+        ("method.lr=nan", "method.lr.default is nan"),
+        ("method.lr=inf", "method.lr.default is inf"),
+        ("train.epochs=0", "train.epochs is 0; expected at least 1"),
+        ("train.batch_size=0", "train.batch_size is 0; expected at least 1"),
+        ("train.eval_batch_size=-1", "train.eval_batch_size is -1; expected at least 1"),
+        ("train.seeds=0", "train.seeds is 0; expected at least 1"),
+        ("task.max_length=0", "task.max_length is 0; expected at least 1"),
+        ("task.train_size=-1", "task.train_size is -1; expected a finite number of at least 0"),
+        ("task.holdout=-1", "task.holdout is -1"),
+        ("train.save_steps=-1", "train.save_steps is -1"),
+        ("train.weight_decay=-0.1", "train.weight_decay is -0.1"),
+        ("train.warmup=1.5", "train.warmup is 1.5; expected a share from 0 to 1"),
+        ("train.warmup=nan", "train.warmup is nan"),
+        ("train.max_grad_norm=0", "train.max_grad_norm is 0; expected a finite number above 0"),
+        ("model.head=[]", "model.head is []; expected at least one module"),
+        ("search.lr=[{ bank = -1.0 }]", "search.lr.bank is -1.0"),
         ("epochs=3", "write SECTION.KEY=VALUE"),
         ("train.epochs", "write SECTION.KEY=VALUE"),
     ],
@@ -66,6 +83,14 @@ def test_a_setting_that_cannot_be_is_named(override: str, said: str) -> None:
     with pytest.raises(RecipeError) as error:
         load("first-finetune/vb-lora", [override])
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("variant", ["full", "head"])
+def test_a_baseline_has_no_other_learning_rates_than_default_and_head(variant: str) -> None:
+    with pytest.raises(RecipeError, match="unknown learning rate in method.lr of .* 'haed'; did you mean 'head'"):
+        load(f"first-finetune/{variant}", ["method.lr.haed=1e-3"])
+    with pytest.raises(RecipeError, match="unknown learning rate in search.lr of .* 'bank'; known: default, head"):
+        load(f"first-finetune/{variant}", ["search.lr=[{ bank = 1e-3 }]"])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +160,13 @@ def test_layers_go_in_order_scale_variant_and_the_command_line_last(
         ("[task", "is not valid TOML"),
         ("[tsak]\nname = 'cola'", "unknown section 'tsak'; did you mean 'task'"),
         ("task = 3\n[variants.a]", "'task' must be a section"),
+        ("variants = 3", "'variants' must be a section, [variants]"),
+        ("[variants]\na = 3", "'variants.a' must be a section, [variants.a]"),
+        ("[[variants.a]]", "'variants.a' must be a section"),
+        ("[cpu]\ntask = 3\n[variants.a]", "'cpu.task' must be a section, [cpu.task]"),
+        ("[variants.a]\nmethod = 3", "'variants.a.method' must be a section"),
+        ("[variants.a.gpu]\ntask = 3", "'variants.a.gpu.task' must be a section"),
+        ("[method]\nlr = 'x'\n[variants.a.method]\nlr = { head = 1.0 }", "[task] lacks 'name'"),
         ("[variants.a.method]\nname = 'head'\nlr = 1.0", "[task] lacks 'name'"),
     ],
 )

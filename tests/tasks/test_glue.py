@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
@@ -107,6 +108,37 @@ def test_offline_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    "failure", [OSError("gone"), ValueError("Couldn't find cache for x"), datasets.exceptions.DatasetsError("broken")]
+)
+def test_a_hub_that_fails_midway_counts_as_absent(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    def fail(*args: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    assert sources.load_hub("a/b", None, {}, ("sentence",), 2) is None
+
+
+def test_another_error_of_the_hub_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("BuilderConfig 'cloa' not found")
+
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(ValueError, match="cloa"):
+        sources.load_hub("a/b", "cloa", {}, ("sentence",), 2)
+
+
+def test_offline_reads_the_cached_copy_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sources, "_answers", lambda endpoint: pytest.fail("the Hub was asked"))
+    cached = {"train": [{"text": "x", "label": 1}], "validation": [{"text": "y", "label": 0}]}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args: cached)
+    splits = sources.load_hub("a/b", None, {"text": "sentence"}, ("sentence",), 2)
+    assert splits == {"train": [{"sentence": "x", "label": 1}], "validation": [{"sentence": "y", "label": 0}]}
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         ('{"sentence": "x", "label": ', "not valid JSON"),
@@ -166,7 +198,7 @@ def test_the_subset_is_fixed_by_its_seed_and_disjoint_from_what_is_held_out(no_f
     plain = hold_out(data, 500, 0, 0)
     assert plain.train == held.train + held.validation and plain.validation == data.validation
     assert held.fingerprint != plain.fingerprint
-    for size, holdout in ((len(data.train) + 1, 0), (500, 500), (500, -1)):
+    for size, holdout in ((len(data.train) + 1, 0), (-1, 0), (500, 500), (500, -1)):
         with pytest.raises(DataError):
             hold_out(data, size, 0, holdout)
 

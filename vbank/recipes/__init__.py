@@ -143,7 +143,7 @@ CHOICES = {
     "train.precision": ("fp32", "bf16", "fp16"),
     "train.report": ("last", "best"),
 }
-# What a setting may be, in words and as a test. None lets an infinity or a NaN pass.
+# What a setting may be, in words and as a test that no infinity and no NaN passes.
 AT_LEAST_1: Range = ("at least 1", lambda value: 1 <= value < math.inf)
 AT_LEAST_0: Range = ("a finite number of at least 0", lambda value: 0 <= value < math.inf)
 RANGES: dict[str, Range] = {
