@@ -11,7 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vbank.exercises import cost, finetune, lora, low_rank, shootout
+from vbank.exercises import (
+    cost,
+    counting,
+    finetune,
+    lora,
+    low_rank,
+    prolora,
+    shootout,
+    tied_lora,
+    vb_lora_divide,
+    vb_lora_share,
+    vera,
+)
 from vbank.exercises.checker import Verdict, judge
 from vbank.suggestions import unknown
 
@@ -19,6 +31,12 @@ EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {
     **cost.EXERCISES,
     **low_rank.EXERCISES,
     **lora.EXERCISES,
+    **vera.EXERCISES,
+    **tied_lora.EXERCISES,
+    **prolora.EXERCISES,
+    **vb_lora_divide.EXERCISES,
+    **vb_lora_share.EXERCISES,
+    **counting.EXERCISES,
     **shootout.EXERCISES,
     **finetune.EXERCISES,
 }
