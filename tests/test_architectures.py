@@ -29,6 +29,7 @@ BLOCKS = {
     "roberta-large": (24, [(1024, 1024)] * 2, [(1024, 1024)] * 4 + [(1024, 4096), (4096, 1024)]),
     "gpt2-medium": (24, [(1024, 1024)] * 2, [(1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024)]),
     "gpt2-large": (36, [(1280, 1280)] * 2, [(1280, 3840), (1280, 1280), (1280, 5120), (5120, 1280)]),
+    "gpt3-175b": (96, [(12288, 12288)] * 2, [(12288, 36864), (12288, 12288), (12288, 49152), (49152, 12288)]),
     "llama2-7b": (32, [(4096, 4096)] * 2, [(4096, 4096)] * 4 + [(4096, 11008)] * 2 + [(11008, 4096)]),
     "llama2-13b": (40, [(5120, 5120)] * 2, [(5120, 5120)] * 4 + [(5120, 13824)] * 2 + [(13824, 5120)]),
     "llama2-70b": (  # 8 key-value heads of 128 for 64 query heads
@@ -56,6 +57,7 @@ PARAMETERS = {  # millions, as published, of the body without a language-model h
     "roberta-large": 355.4,
     "gpt2-medium": 354.8,
     "gpt2-large": 774.0,
+    "gpt3-175b": 175e3,  # printed in billions; with GPT-2's vocabulary and 2,048 positions it is 174.6
     "llama2-7b": 6738 - 131,  # 32,000 x 4,096 in the head
     "llama2-13b": 13016 - 164,
     "llama2-70b": 68977 - 262,
@@ -109,6 +111,19 @@ def test_an_unknown_name_suggests_close_ones(refused):
         refused("roberta-bse")
     with pytest.raises(ValueError, match=r"unknown architecture 'zzz'; known: minilm, roberta-base, .*vit-large"):
         refused("zzz")
+
+
+def test_settings_can_be_changed():
+    shorter = architectures.sites("llama2-70b", "all-linear", num_hidden_layers=2, num_key_value_heads=64)
+    assert Counter((s.in_features, s.out_features) for s in shorter) == transformer(
+        2, *[(8192, 8192)] * 4, *[(8192, 28672)] * 2, (28672, 8192)
+    )
+
+
+@pytest.mark.parametrize(("name", "added"), [("llama2-7b", 32000 * 4096), ("gemma-7b", 0)])
+def test_the_head_of_a_language_model(name, added):
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (build(name), build(name, language_model=True))]
+    assert sizes[1] - sizes[0] == added  # none where it is the embedding
 
 
 def test_targets_that_match_nothing_are_refused():

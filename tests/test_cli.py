@@ -56,6 +56,9 @@ def test_the_table_says_the_same_as_the_json(capsys: pytest.CaptureFixture[str])
         ("count --model roberta-base --method vb-lora --vector-length 100", "lengths that divide all layers"),
         ("count --model roberta-base --method lora --targets quer,value", "'query'"),
         ("count --method lora", "--model"),
+        ("audit --paper prolra", "'prolora'"),
+        ("audit --papre vera", "--paper"),
+        ("audit --live --json", "leave out --live or --json"),
         ("run first-finetune/lroa", "'lora'"),
         ("run first-finetune/lora --set train.epcohs=1", "'epochs'"),
         ("run first-finetune/lora --seeds 0", "--seeds"),
@@ -75,7 +78,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
     assert err.startswith("vbank: ") and err.count("\n") == 1 and said in err
 
 
-@pytest.mark.parametrize("command", ["count", "run", "results"])
+@pytest.mark.parametrize("command", ["count", "audit", "run", "results"])
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = call(capsys, command, "--help")
     assert code == 0 and "Example:" in out and f"vbank {command}" in out.partition("Example:")[2]
@@ -131,6 +134,29 @@ def test_run_and_results_print_the_ledger(
     if not search:
         assert rows[0]["mean"] == pytest.approx(0.805) and rows[0]["seeds"] == [0, 1]
         assert rows[0]["deviation"] == pytest.approx(0.01 / 2**0.5)
+
+
+def test_audit_prints_every_figure_and_the_totals(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "audit", "--paper", "prolora")
+    assert code == 0 and "7,823,360" in out and "mismatch, explained" in out
+    totals = next(line for line in out.splitlines() if line.startswith("│ prolora"))
+    assert [cell.strip() for cell in totals.split("│")[2:-1]] == ["45", "26", "19", "0", "0"]
+
+
+def test_audit_can_be_narrowed_to_what_does_not_reproduce(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "audit", "--paper", "prolora", "--mismatches", "--json")
+    rows = json.loads(out)
+    assert code == 0 and len(rows) == 19 and not any(row["matches"] for row in rows)
+    keys = "paper table row setting printed computed matches note unit source status"
+    assert all(" ".join(row) == keys for row in rows)
+    code, out, _ = call(capsys, "audit", "--paper", "prolora", "--mismatches")
+    assert "8 key-value heads" in " ".join(out.split()) and "159.91M" not in out
+
+
+def test_audit_can_count_live_models(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "audit", "--paper", "vb-lora", "--mismatches", "--live")
+    found, of = out.splitlines()[-1].removeprefix("live models: ").split()[:3:2]
+    assert code == 0 and found == of and int(of) > 10
 
 
 def test_an_empty_ledger_says_how_to_fill_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

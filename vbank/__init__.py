@@ -9,6 +9,7 @@
 
 from vbank.adapters import Adapter
 from vbank.attachment import activate, attach, detach, param_groups
+from vbank.audits import audit
 from vbank.checkpoint import CheckpointError, load, save
 from vbank.counting import Count, count, count_sites
 from vbank.merging import enabled, merge, unmerge
@@ -30,6 +31,7 @@ __all__ = [
     "VeRA",
     "activate",
     "attach",
+    "audit",
     "count",
     "count_sites",
     "delta",

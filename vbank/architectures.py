@@ -33,6 +33,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt2-medium": ("GPT2Config", {"n_embd": 1024, "n_layer": 24, "n_head": 16}),
     "gpt2-large": ("GPT2Config", {"n_embd": 1280, "n_layer": 36, "n_head": 20}),
+    "gpt3-175b": ("GPT2Config", {"n_embd": 12288, "n_layer": 96, "n_head": 96, "n_positions": 2048}),
     "llama2-7b": ("LlamaConfig", {}),
     "llama2-13b": (
         "LlamaConfig",
@@ -68,11 +69,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, language_model: bool = False, **changes: Any) -> nn.Module:
     """The architecture on the meta device: every shape, no weights.
 
     Args:
         name: one of `ARCHITECTURES`.
+        language_model: with the head that predicts the next token; without, the body alone.
+        changes: settings of the configuration that are to differ, such as ``num_hidden_layers=32``.
 
     Raises:
         ValueError: an unknown name; close ones are suggested.
@@ -82,19 +85,22 @@ def build(name: str) -> nn.Module:
     import transformers
 
     kind, settings = ARCHITECTURES[name]
+    configuration = getattr(transformers, kind)(**(settings | changes))
+    model = transformers.AutoModelForCausalLM if language_model else transformers.AutoModel
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # initialisers complain that meta tensors have no values
-        return transformers.AutoModel.from_config(getattr(transformers, kind)(**settings))
+        return model.from_config(configuration)
 
 
-def sites(name: str, targets: Targets) -> list[Site]:
+def sites(name: str, targets: Targets, **changes: Any) -> list[Site]:
     """The linear maps that `targets` names in the architecture, with their true sizes.
 
     Args:
         name: one of `ARCHITECTURES`.
         targets: as for `vbank.attach`.
+        changes: as for `build`.
 
     Raises:
         ValueError: an unknown name, or targets that match nothing.
     """
-    return [part.site for part in resolve(build(name), targets)]
+    return [part.site for part in resolve(build(name, **changes), targets)]

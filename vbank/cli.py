@@ -1,4 +1,4 @@
-"""The command line: vbank count | run | results."""
+"""The command line: vbank count | audit | run | results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vbank.audits import Row
 from vbank.methods import METHODS
 from vbank.methods.base import Config
 from vbank.suggestions import unknown
@@ -31,7 +32,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "lora": {"rank": 8},  # VeRA, Table 2, prints 0.3M for RoBERTa-base; rank 8 gives it
     "vera": {"rank": 1024},  # VeRA, Table 8, base model
     "tied-lora": {"rank": 16},  # VB-LoRA, Table 1, base model
-    # PRoLoRA, Table 2: rank 8 and 5.00M; the unshared rank and the shares are ours, to meet both.
+    # PRoLoRA, section 4.2
     "prolora": {"rank": 8, "unshared_rank": 1, "share_a": 7, "share_b": 7},
     "vb-lora": {"rank": 4},  # VB-LoRA, Table 7
 }
@@ -120,6 +121,60 @@ def count(
 def whole(value: float) -> int | float:
     """An integer where the value is one."""
     return int(value) if value == int(value) else value
+
+
+@app.command(epilog=f"{EXAMPLE}vbank audit --paper vb-lora --mismatches")
+def audit(
+    paper: Annotated[str | None, typer.Option(help="vera, vb-lora or prolora; default: all.")] = None,
+    mismatches: Annotated[
+        bool, typer.Option("--mismatches", help="Only what does not reproduce, with the notes.")
+    ] = False,
+    live: Annotated[bool, typer.Option("--live", help="Count on attached models too, where they fit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Recompute every parameter and byte count that the papers print."""
+    from vbank import audits
+
+    if live and as_json:
+        raise ValueError("--live adds a line of text; leave out --live or --json")
+    rows = audits.audit(paper)
+    shown = [row for row in rows if row["status"].startswith("mismatch") or not mismatches]
+    if as_json:
+        print(json.dumps(shown))
+        return
+    for name, title in audits.PAPERS.items():
+        mine = [row for row in shown if row["paper"] == name]
+        if mine:
+            console().print(audited(mine, title, mismatches))
+    table = Table(title="Totals")
+    for column in ("paper", "cells", *audits.OUTCOMES):
+        table.add_column(column, justify="left" if column == "paper" else "right")
+    totals = audits.totals(rows)
+    for name, total in totals.items():
+        table.add_row(name, *(str(number) for number in total.values()))
+    if len(totals) > 1:
+        table.add_section()
+        table.add_row("all", *(str(sum(column)) for column in zip(*(t.values() for t in totals.values()), strict=True)))
+    console().print(table)
+    if live:
+        from vbank.audits.live import compare
+
+        pairs = compare(paper)
+        equal = sum(pair.live == pair.shapes for pair in pairs)
+        print(f"live models: {equal} of {len(pairs)} counts equal those from shapes")
+
+
+def audited(rows: list[Row], title: str, notes: bool) -> Table:
+    """One paper's figures as a table."""
+    table = Table(title=title)
+    for column in ("where", "figure", "printed", "computed", "status", *(["note"] if notes else [])):
+        table.add_column(column, justify="right" if column in ("printed", "computed") else "left")
+    for row in rows:
+        value = row["computed"]
+        computed = "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+        cells = [row["table"], row["row"], row["printed"], computed, row["status"]]
+        table.add_row(*cells, *([row["note"]] if notes else []))
+    return table
 
 
 @app.command(epilog=f"{EXAMPLE}vbank run first-finetune/vb-lora --seeds 3 --set train.epochs=2")
