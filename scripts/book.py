@@ -140,6 +140,7 @@ def execute_all(names: list[Path], write: bool) -> list[Path]:
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["VBANK_CONTROLS"] = "frames"  # what is stored must work with no kernel
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     jobs = max(1, int(os.environ.get("JOBS") or min(2, os.cpu_count() or 1)))
     start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -204,4 +205,124 @@ def rank_sweep(ranks: Sequence[int], errors: Mapping[str, Sequence[float]], true
         axis.axvline(true_rank, color=METHOD_COLOURS["full"], ls=":", lw=1.5, label=f"true rank {true_rank}")
     axis.set(yscale="log", xlabel="rank r", ylabel="mean squared error", xticks=list(ranks))
     axis.legend()
+    return figure
+
+
+def _appearance(labels: Sequence[str], colours: Mapping[str, str] | None) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and dashes by label: a method has its own; other labels take what the methods here leave.
+
+    Args:
+        labels: what is drawn together.
+        colours: a colour, or the name of a method whose colour and marker to take, by label.
+    """
+    chosen = dict(colours or {})
+    if unknown := [label for label in chosen if label not in labels]:
+        raise ValueError(f"colours names {unknown[0]!r}, which is not drawn; drawn are: {', '.join(labels)}")
+    named = {label: chosen.get(label, label) for label in labels}
+    free = [name for name in METHOD_COLOURS if name not in (*named.values(), "SVD", "head-only")]
+    result: dict[str, tuple[str, str, str]] = {}
+    for label, name in named.items():
+        if name not in METHOD_COLOURS and label not in chosen:
+            if not free:
+                raise ValueError(f"no colour left for {label!r}: draw fewer lines, or give it one in colours")
+            name = free.pop(0)
+        dashes = "--" if name == "SVD" else "-"
+        marker = METHOD_MARKERS.get(name, "ov<>ph"[len(result) % 6])
+        result[label] = METHOD_COLOURS.get(name, name), marker, dashes
+    return result
+
+
+def lines(
+    series: Mapping[str, Sequence[Any]],
+    xlabel: str = "",
+    ylabel: str = "",
+    logx: bool = False,
+    logy: bool = False,
+    colours: Mapping[str, str] | None = None,
+    reference: Mapping[str, float] | None = None,
+    height: float = 3.8,
+) -> Figure:
+    """Lines with a marker each, over dashed horizontals.
+
+    Args:
+        series: label -> (x, y) or (x, y, low, high); the second form draws a band. A label that is a method's name
+            takes the method's colour and marker.
+        xlabel, ylabel: what the axes show.
+        logx, logy: logarithmic axes.
+        colours: label -> a colour, or a method whose colour and marker to take.
+        reference: label -> y of a dashed horizontal.
+        height: of the figure in inches.
+
+    Raises:
+        ValueError: nothing to draw, x and y of different lengths, or a label in `colours` that is not drawn.
+    """
+    if not series:
+        raise ValueError("no series to draw; give at least one")
+    figure, axis = new_figure(height)
+    for label, (colour, marker, dashes) in _appearance(list(series), colours).items():
+        x, y, *band = (np.asarray(values, dtype=float) for values in series[label])
+        if len({len(values) for values in (x, y, *band)}) > 1 or len(band) not in (0, 2):
+            raise ValueError(f"series {label!r}: give (x, y) or (x, y, low, high), all of one length")
+        every = max(1, len(x) // 12)  # markers tell lines apart; hundreds of them would hide the line
+        axis.plot(x, y, dashes, color=colour, marker=marker or None, markevery=every, label=label, zorder=3)
+        if band:
+            axis.fill_between(x, *band, color=colour, alpha=0.18, lw=0)
+    for (label, level), dashes in zip((reference or {}).items(), itertools.cycle(("--", ":", "-.")), strict=False):
+        axis.axhline(level, color=METHOD_COLOURS.get(label, METHOD_COLOURS["SVD"]), ls=dashes, lw=1.5, label=label)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    if logx:
+        axis.set_xscale("log")
+        _plain_log_ticks(axis)
+    if logy:
+        axis.set_yscale("log")
+    if len(axis.get_lines()) > 1:
+        entries = axis.get_legend_handles_labels()
+        longest = max(map(len, entries[1]))
+        columns = 4 if longest < 10 else 3 if longest < 15 else 2 if longest < 30 else 1
+        figure.legend(*entries, loc="outside upper center", ncols=columns)
+    return figure
+
+
+def bars(
+    values: Mapping[str, float | tuple[float, float]],
+    xlabel: str = "",
+    colours: Mapping[str, str] | None = None,
+    reference: Mapping[str, float] | None = None,
+) -> Figure:
+    """Horizontal bars from top to bottom, their values beside them, over dashed verticals.
+
+    Args:
+        values: label -> value, or (value, spread): a whisker reaches from value - spread to value + spread.
+        xlabel: what the bars measure.
+        colours: label -> a colour, or a method whose colour to take. A label that is a method's name takes its own;
+            all others share one grey.
+        reference: label -> x of a dashed vertical.
+
+    Raises:
+        ValueError: nothing to draw, or a label in `colours` that is not drawn.
+    """
+    if not values:
+        raise ValueError("no bars to draw; give at least one")
+    grey = {label: "full" for label in values if label not in METHOD_COLOURS}
+    looks = _appearance(list(values), grey | dict(colours or {}))
+    pairs = [tuple(value) if isinstance(value, (tuple, list)) else (value, 0.0) for value in values.values()]
+    figure, axis = new_figure(1.1 + 0.5 * len(values) + 0.35 * bool(reference))
+    rows = np.arange(len(values))[::-1]
+    axis.barh(rows, [value for value, _ in pairs], color=[looks[label][0] for label in values], height=0.62)
+    for row, (value, spread) in zip(rows, pairs, strict=True):
+        if spread:
+            axis.plot([value - spread, value + spread], [row, row], "|-", color="black", lw=1.5, markersize=9)
+        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        end, side = value + spread if value >= 0 else value - spread, 1 if value >= 0 else -1
+        place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "ha": "left" if side > 0 else "right"}
+        place["bbox"] = {"fc": "white", "ec": "none", "pad": 1}  # above the lines of reference
+        axis.annotate(text, (end, row), xytext=(6 * side, 0), fontsize=11, **place)
+    for (label, level), dashes in zip((reference or {}).items(), itertools.cycle(("--", ":", "-.")), strict=False):
+        axis.axvline(level, color=METHOD_COLOURS.get(label, METHOD_COLOURS["SVD"]), ls=dashes, lw=1.5, label=label)
+    axis.set(yticks=rows, yticklabels=list(values), xlabel=xlabel)
+    low, high = axis.get_xlim()
+    axis.set_xlim(low - 0.14 * (high - low) if low < 0 else low, high + 0.14 * (high - low))
+    axis.grid(axis="y", visible=False)
+    if reference:
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, PathPatch, Rectangle
 from matplotlib.path import Path
@@ -13,23 +15,45 @@ from matplotlib.path import Path
 from vbank.figures.palette import FROZEN, METHOD_COLOURS, colour_of, new_canvas, tint
 
 
+def draw_cells(
+    axis: Axes,
+    x: float,
+    y: float,
+    colours: Any,
+    size: tuple[int, int] | None = None,
+    hatch: str | None = None,
+    cuts: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> None:
+    """A block of unit cells as one embedded image, so that the file stays small, with white lines between cells.
+
+    Args:
+        axis: a canvas that counts cells.
+        x, y: upper left corner.
+        colours: (rows, columns, 3) bytes; perhaps several pixels a cell.
+        size: rows and columns in cells; one cell a pixel where it is not given.
+        hatch: matplotlib's hatch to draw over the block.
+        cuts: rows and columns before which a wider line is drawn.
+    """
+    pixels = np.asarray(colours, dtype=np.uint8)
+    height, width = size or pixels.shape[:2]
+    extent = (x, x + width, y + height, y)
+    axis.imshow(pixels, extent=extent, interpolation="none", aspect="equal", clip_on=False)
+    if hatch:
+        frame = Rectangle((x, y), width, height, fc="none", ec="#6f6f6f", lw=0.5, hatch=hatch, clip_on=False)
+        axis.add_patch(frame)
+    every = range(1, height), range(1, width)
+    for (rows, columns), line_width in ((every, 0.3 if hatch else 0.7), (cuts, 2.4)):
+        lines = [((x, y + row), (x + width, y + row)) for row in rows]
+        lines += [((x + column, y), (x + column, y + height)) for column in columns]
+        if lines:
+            path = Path([point for line in lines for point in line], [Path.MOVETO, Path.LINETO] * len(lines))
+            axis.add_patch(PathPatch(path, ec="white", lw=line_width, clip_on=False))
+
+
 def _cells(axis: Axes, x: float, y: float, colours: Sequence[Sequence[Any]], hatch: str | None = None) -> None:
-    """A block of unit cells; colours[row][column]. One colour is one rectangle: a small SVG."""
-    height, width = len(colours), len(colours[0])
-    flat = {colour for line in colours for colour in line}
-    if len(flat) == 1:
-        edge = "#8f8f8f" if hatch else "none"
-        patch = Rectangle((x, y), width, height, fc=flat.pop(), ec=edge, lw=0.5, hatch=hatch, clip_on=False)
-        axis.add_patch(patch)
-    else:
-        for row, line in enumerate(colours):
-            for column, colour in enumerate(line):
-                axis.add_patch(Rectangle((x + column, y + row), 1, 1, fc=colour, lw=0, clip_on=False))
-    lines = [((x + c, y), (x + c, y + height)) for c in range(1, width)]
-    lines += [((x, y + r), (x + width, y + r)) for r in range(1, height)]
-    if lines and not hatch:
-        path = Path([point for line in lines for point in line], [Path.MOVETO, Path.LINETO] * len(lines))
-        axis.add_patch(PathPatch(path, ec="white", lw=0.7, clip_on=False))
+    """A block of unit cells in matplotlib's colours; colours[row][column]."""
+    pixels = [[[round(255 * channel) for channel in to_rgb(colour)] for colour in line] for line in colours]
+    draw_cells(axis, x, y, pixels, hatch=hatch)
 
 
 def _block(rows: int, columns: int, colour: Any) -> list[list[Any]]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-# Distinct for normal, red-blind and green-blind sight, and at least 3:1 on white (tests/test_figures.py).
+# Distinct for normal, red-blind and green-blind sight, and at least 3:1 on white (tests/figures/test_figures.py).
 METHOD_COLOURS: dict[str, str] = {
     "SVD": "#000000",
     "full": "#5f5f5f",

@@ -79,6 +79,7 @@ SIZES = [
     for method, stored, accuracy in (("full", 2.3e7, 0.9), ("LoRA", 3.3e5, 0.88), ("VB-LoRA", 1.4e4, 0.87))
     for seed in (0, 1, 2)
 ]
+LINE = [1, 2, 4], [1.0, 2.0, 4.0]
 DRAWINGS = {
     "shootout": lambda: figures.shootout(SHOOTOUT),
     "learning_curves": lambda: figures.learning_curves(CURVES),
@@ -89,6 +90,10 @@ DRAWINGS = {
     "fit_curve": lambda: figures.fit_curve({"loss": [1.0, 0.1]}, floor=0.05),
     "rank_sweep": lambda: figures.rank_sweep([1, 2], {"LoRA": [0.2, 0.1], "SVD": [0.1, 0.05]}, true_rank=2),
     "storage_by_users": lambda: figures.storage_by_users([1, 1000], [("full", 0, 1e9, "full")]),
+    "lines": lambda: figures.lines(
+        {"LoRA": LINE, "shared": (*LINE, [0, 1, 1], [2, 3, 5])}, "x", "y", reference={"a": 1}
+    ),
+    "bars": lambda: figures.bars({"VeRA": 3.2, "only d": (2.5, 0.5)}, "points", reference={"SVD": 3}),
     "low_rank_factors": figures.low_rank_factors,
     "two_paths": figures.two_paths,
     "map_of_methods": figures.map_of_methods,
@@ -156,6 +161,49 @@ def test_heatmaps_share_one_scale():
     images = [image for axis in figure.axes for image in axis.get_images()]
     np.testing.assert_array_equal(images[1].get_array(), -3 * np.eye(2))
     assert {image.get_clim() for image in images} == {(-3.0, 3.0)}
+
+
+def test_lines_take_the_methods_colours_and_leave_them_to_no_other():
+    figure = figures.lines({"LoRA": LINE, "mean": LINE, "SVD": LINE, "ours": LINE}, colours={"ours": "VeRA"}, logy=True)
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert lines["LoRA"].get_color() == figures.METHOD_COLOURS["LoRA"]
+    assert lines["LoRA"].get_marker() == figures.METHOD_MARKERS["LoRA"]
+    assert lines["ours"].get_color() == figures.METHOD_COLOURS["VeRA"]
+    assert lines["SVD"].get_linestyle() == "--"
+    assert len({line.get_color() for line in lines.values()}) == 4
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_lines_draw_bands_and_levels():
+    (axis,) = figures.lines({"VeRA": (*LINE, [0, 1, 3], [2, 3, 5])}, reference={"head-only": 2.5}, logx=True).axes
+    np.testing.assert_allclose(axis.collections[0].get_datalim(axis.transData).extents[[1, 3]], [0, 5])
+    assert [line.get_label() for line in axis.get_lines()] == ["VeRA", "head-only"]
+    assert set(axis.get_lines()[1].get_ydata()) == {2.5}
+    assert axis.get_xscale() == "log"
+
+
+def test_bars_stand_from_top_to_bottom_with_their_values():
+    (axis,) = figures.bars({"LoRA": 90.25, "only b": (-12, 3)}).axes
+    assert [bar.get_width() for bar in axis.patches] == [90.25, -12]
+    assert axis.patches[0].get_y() > axis.patches[1].get_y()
+    assert [text.get_text() for text in axis.texts] == ["90.2", "-12"]
+    np.testing.assert_allclose(axis.get_lines()[0].get_xdata(), [-15, -9])
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda: figures.lines({}), "no series"),
+        (lambda: figures.bars({}), "no bars"),
+        (lambda: figures.lines({"a": ([1, 2], [1])}), "series 'a'.*one length"),
+        (lambda: figures.lines({"a": ([1], [1], [0])}), "series 'a'"),
+        (lambda: figures.lines({"a": LINE}, colours={"b": "red"}), "'b', which is not drawn"),
+        (lambda: figures.lines({str(i): LINE for i in range(9)}), "no colour left for '6'"),
+    ],
+)
+def test_refusals(draw, words):
+    with pytest.raises(ValueError, match=words):
+        draw()
 
 
 @pytest.mark.parametrize(
