@@ -92,6 +92,7 @@ def execute(name: Path, on_cell: Any) -> dict[str, Any]:
         timeout=None if os.environ.get("VBANK_SCALE") == "gpu" else 900,
         resources={"metadata": {"path": str((ROOT / name).parent)}},
         record_timing=False,
+        coalesce_streams=True,  # how print is cut into pieces differs from run to run
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         on_cell_executed=lambda cell, cell_index, execute_reply: on_cell(cell_index + 1),
     )

@@ -12,8 +12,14 @@ def glued(**numbers: str) -> None:
 
     Args:
         numbers: texts as they shall stand in a sentence, by name.
+
+    Raises:
+        ValueError: a value is no text: how many digits to show is for the author to say.
     """
-    width = max(map(len, numbers))
+    for name, text in numbers.items():
+        if not isinstance(text, str):
+            raise ValueError(f'glued: {name} is {text!r}; give the text to print, such as {name}=f"{{value:.3f}}"')
+    width = max(map(len, numbers), default=0)
     print("\n".join(f"{name:{width}}  {text}" for name, text in numbers.items()))
     if importlib.util.find_spec("myst_nb") is not None:
         from myst_nb import glue

@@ -155,7 +155,10 @@ def audit(
     if len(totals) > 1:
         table.add_section()
         table.add_row("all", *(str(sum(column)) for column in zip(*(t.values() for t in totals.values()), strict=True)))
+    table.caption = rests(rows)
     console().print(table)
+    if mismatches:
+        console().print(caused(audits.causes(paper)))
     if live:
         from vbank.audits.live import compare
 
@@ -169,11 +172,39 @@ def audited(rows: list[Row], title: str, notes: bool) -> Table:
     table = Table(title=title)
     for column in ("where", "figure", "printed", "computed", "status", *(["note"] if notes else [])):
         table.add_column(column, justify="right" if column in ("printed", "computed") else "left")
-    for row in rows:
-        value = row["computed"]
-        computed = "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-        cells = [row["table"], row["row"], row["printed"], computed, row["status"]]
-        table.add_row(*cells, *([row["note"]] if notes else []))
+    lines = [[row["table"], row["row"], row["printed"], shortened(row["computed"]), row["status"]] for row in rows]
+    for row, line in zip(rows, lines, strict=True):
+        table.add_row(*line, *([row["note"]] if notes else []))
+    for place, column in enumerate(zip(*lines, strict=True)):  # no word is broken
+        table.columns[place].min_width = max(len(word) for cell in column for word in cell.split() or [""])
+    return table
+
+
+def shortened(value: int | float | None) -> str:
+    """An integer whole, a ratio with four decimals, which tell 1.0005 from 1."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
+def rests(rows: list[Row]) -> str:
+    """What the matches rest on, in a sentence."""
+    from vbank import audits
+
+    found = [sum(column) for column in zip(*(of.values() for of in audits.grounds(rows).values()), strict=True)]
+    matches, _, inferred, _, claimed, _ = found
+    return f"of the {matches} matches {inferred} rest on a setting that we inferred, and {claimed} are claims in words"
+
+
+def caused(found: dict[str, int]) -> Table:
+    """The causes of the mismatches as a table."""
+    from vbank import audits
+
+    table = Table(title=f"Causes: {len(found)} of {sum(found.values())} mismatches")
+    table.add_column("figures", justify="right")
+    table.add_column("cause")
+    for cause, number in found.items():
+        table.add_row(str(number), audits.CAUSES[cause])
     return table
 
 

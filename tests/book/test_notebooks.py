@@ -12,6 +12,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+# The chapters of Part 2 that derive something; the shoot-out only compares.
+DERIVATIONS = [path for path in NOTEBOOKS if path.parent.name == "derivations" and path.stem != "shootout"]
 # Folders that only one machine has.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|work|mnt|opt|var|workspace)/\w|site-packages")
 PROGRESS_BAR = re.compile(r"\d+%\|")
@@ -116,6 +118,20 @@ def test_outputs_not_compared_are_asserted(path: Path) -> None:
         if "nbval-ignore-output" in tags(cell) and not is_drawing(cell):
             near = "\n".join(other.source for other in cells[index : index + 3])
             assert "assert" in near, f"cell {cell.execution_count} is neither compared nor asserted"
+
+
+@pytest.mark.parametrize("path", DERIVATIONS, ids=lambda path: path.stem)
+def test_derivations_have_a_control(path: Path) -> None:
+    pages = [output.get("data", {}).get("text/html", "") for _, output in outputs(path)]
+    assert any('class="vbank-control' in page for page in pages), "show figures.explore or figures.simplex somewhere"
+
+
+@every_notebook
+def test_controls_say_what_they_show(path: Path) -> None:
+    for count, output in outputs(path):
+        for image in re.findall(r"<img[^>]*>", output.get("data", {}).get("text/html", "")):
+            found = re.search(r'alt="([^"]*)"', image)
+            assert found and len(found[1]) > 20, f"cell {count}: an image without alternative text"
 
 
 def test_make_book_runs_every_notebook():

@@ -1,6 +1,7 @@
 """The rendered book: complete, with no dead links, and with nothing from any other server."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -72,6 +73,26 @@ def test_links_and_files_exist(page: Path) -> None:
             if not there.find(id=unquote(parts.fragment)) and not there.find(attrs={"name": parts.fragment}):
                 dead.append(url)
     assert dead == []
+
+
+def images(page: Path) -> set[Path]:
+    """The image files that a page shows; an image inside the page is part of its own size."""
+    sources = (urlsplit(image["src"]) for image in parse(page).find_all("img", src=True))
+    return {(page.parent / unquote(source.path)).resolve() for source in sources if not source.scheme}
+
+
+@pytest.fixture(scope="module")
+def users() -> Counter[Path]:
+    """On how many pages each image stands."""
+    return Counter(image for page in PAGES for image in images(page))
+
+
+@every_page
+def test_light(page: Path, users: Counter[Path]) -> None:
+    """What a page loads beyond what the site's pages share."""
+    own = [page, *(image for image in images(page) if users[image] == 1 and image.is_file())]
+    weight = sum(path.stat().st_size for path in own)
+    assert weight <= 1_500_000, f"{weight:,} bytes: draw less, or fewer frames"
 
 
 @every_page

@@ -22,11 +22,6 @@ RIGHT = {name: function for module in ANSWERS for name, function in module.RIGHT
 WRONG = [case for module in ANSWERS for case in module.WRONG]
 
 
-def loops(shapes, rank):
-    while True:
-        pass
-
-
 @pytest.mark.parametrize("name", EXERCISES)
 def test_right_answers_pass(name):
     verdict = check(name, RIGHT[name])
@@ -41,11 +36,6 @@ def test_wrong_answers_are_told_what_is_wrong(name, answer, words):
     assert re.search(words, verdict.message), verdict
 
 
-def test_endless_loop_is_stopped():
-    verdict = check("lora-2", loops, seconds=0.2)
-    assert "still running after 0.2 seconds" in verdict.message
-
-
 def test_checking_leaves_the_random_state_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -57,6 +47,8 @@ def test_checking_leaves_the_random_state_alone():
 def test_unknown_exercise_suggests():
     with pytest.raises(ValueError, match="lora-1"):
         check("lora1", len)
+    with pytest.raises(ValueError, match="seconds is 0"):
+        check("lora-1", len, seconds=0)
 
 
 def solutions():

@@ -80,14 +80,15 @@ def test_noise_ends_with_training(select):
     assert not torch.equal(first, second)
 
 
-def test_noisy_top_k_adds_a_standard_normal():
+def test_noisy_top_k_adds_a_normal_of_the_scale_at_which_shazeers_learned_one_starts():
     logits = torch.randn(40, 7)
     torch.manual_seed(3)
-    noise = torch.randn(40, 7)
+    noise = torch.nn.functional.softplus(torch.zeros(())) * torch.randn(40, 7)
     torch.manual_seed(3)
     indices, weights = noisy_top_k(logits, 2, True)
     expected_indices, expected = top_k(logits + noise, 2)
-    assert torch.equal(indices, expected_indices) and torch.equal(weights, expected)
+    assert torch.equal(indices, expected_indices)
+    torch.testing.assert_close(weights, expected)
 
 
 def test_gumbel_softmax_has_temperature_one_third():
@@ -99,6 +100,18 @@ def test_gumbel_softmax_has_temperature_one_third():
     assert pytest.approx(1 / 3) == TEMPERATURE
     assert torch.equal(indices, torch.arange(7).repeat(40, 1))
     torch.testing.assert_close(weights, ((logits + gumbel) * 3).softmax(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("select", [gumbel_softmax, straight_through])
+def test_half_precision_draws_are_the_float32_ones_rounded(select, dtype):
+    logits = torch.randn(50, 9).to(dtype)
+    draws = []
+    for values in (logits, logits.float()):
+        torch.manual_seed(4)
+        draws.append(select(values, 2, True)[1])
+    assert draws[0].dtype == dtype
+    assert torch.equal(draws[0], draws[1].to(dtype))
 
 
 def test_gumbel_draws_follow_the_softmax():

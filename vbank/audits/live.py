@@ -14,7 +14,7 @@ from vbank.audits import PAPERS, cells, defaults
 from vbank.audits.recipes import Recipe, counted, evaluate, method_of
 
 MODELS = ("roberta-base", "roberta-large", "gpt2-medium", "vit-base", "vit-large")  # at most 1.5 GB
-WHAT_IF = ("changed", "split", "fused", "tied_to", "index_bytes", "weights")
+WHAT_IF = ("changed", "split", "fused", "parts", "tied_to", "index_bytes", "weights")
 
 
 class Pair(NamedTuple):
@@ -29,6 +29,8 @@ class Pair(NamedTuple):
 
 def compare(paper: str | None = None) -> list[Pair]:
     """Every count of the audit whose model fits in memory, from shapes and from that model with the method attached.
+
+    Counts that stand beside others in the notes are among them.
 
     Args:
         paper: as for `vbank.audit`.
@@ -54,10 +56,11 @@ def compare(paper: str | None = None) -> list[Pair]:
 def _recipes(paper: str | None) -> Iterator[Recipe]:
     for name in PAPERS if paper is None else (paper,):
         for cell in cells(name):
-            for recipe in counted(cell["count"], defaults(cell)) if "count" in cell else ():
-                plain = not any(key in recipe for key in WHAT_IF)
-                if plain and method_of(recipe) and recipe.get("of", "trained") in ("trained", "stored", "bytes"):
-                    yield recipe
+            for one in [cell["count"], *cell.get("also", ())] if "count" in cell else ():
+                for recipe in counted(one, defaults(cell)):
+                    plain = not any(key in recipe for key in WHAT_IF)
+                    if plain and method_of(recipe) and recipe.get("of", "trained") in ("trained", "stored", "bytes"):
+                        yield recipe
 
 
 def _live(model: nn.Module, of: str) -> float:

@@ -47,6 +47,7 @@ def read(text: str, binary: bool = False) -> Printed:
 def fits(value: Fraction, text: str, binary: bool = False, claim: str | None = None) -> str | None:
     """How a computed `value` gives the printed `text`: rounded, truncated, as claimed, or None where it does not.
 
+    Where both rounding and truncating give it, this says rounded; `readings` says both.
     Rounded: the printed number is a nearest one with as many digits; at an exact tie both neighbours are. Truncated:
     the digits after the last printed one were dropped. For words, `claim` says what they mean: ``"over 10"``,
     ``"below 40"``, ``"between 40 55"`` (55 left out), ``"equal 1"``, ``"about 100"`` (the value, rounded to as many
@@ -57,12 +58,18 @@ def fits(value: Fraction, text: str, binary: bool = False, claim: str | None = N
     """
     if claim is not None:
         return CLAIMED if holds(value, claim) else None
+    found = readings(value, text, binary)
+    return next((how for how in (ROUNDED, TRUNCATED) if how in found), None)
+
+
+def readings(value: Fraction, text: str, binary: bool = False) -> set[str]:
+    """All ways in which `value` gives the printed `text`: rounded, truncated, both or none (see `fits`)."""
     printed = read(text, binary)
-    if abs(value - printed.value) <= printed.step / 2:
-        return ROUNDED
-    if printed.value <= value < printed.value + printed.step:
-        return TRUNCATED
-    return None
+    ways = {
+        ROUNDED: abs(value - printed.value) <= printed.step / 2,
+        TRUNCATED: printed.value <= value < printed.value + printed.step,
+    }
+    return {how for how, gives in ways.items() if gives}
 
 
 def holds(value: Fraction, claim: str) -> bool:

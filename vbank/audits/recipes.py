@@ -11,14 +11,15 @@ A recipe is a table. It counts something of an architecture `on`, at the layers 
 - ratio, percent, saved = [a, b]: a / b, 100 a / b, 100 (1 - a / b). sum, product, least, most = [...]. floor = a.
 - printed = "0.4M": a number as another cell prints it. number = "1.5": a number.
 
-For explanations: `changed` replaces settings of the configuration, `split` takes a fused projection as query, key
-and value, `fused` takes these three as one, `tied_to` sets the size of Tied-LoRA's pair, `index_bytes` and `weights`
-say how VB-LoRA stores a sub-vector's indices and weights.
+For other ways of counting: `changed` replaces settings of the configuration, `split` takes a fused projection as query,
+key and value, `fused` takes these three as one, `parts` = d divides a layer into blocks of d x d, `tied_to` sets the size
+of Tied-LoRA's pair, `index_bytes` and `weights` say how VB-LoRA stores a sub-vector's indices and weights.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -157,6 +158,8 @@ def sites_of(recipe: Recipe) -> list[Site]:
     sites = list(_sites(recipe["on"], tuple(at) if isinstance(at, list) else at, changes))
     if recipe.get("split"):
         sites = [part for site in sites for part in _apart(site)]
+    if recipe.get("parts"):
+        sites = [part for site in sites for part in _blocks(site, recipe["parts"])]
     return _together(sites) if recipe.get("fused") else sites
 
 
@@ -165,6 +168,12 @@ def _apart(site: Site) -> list[Site]:
     if not site.name.endswith("c_attn"):
         return [site]
     return [Site(f"{site.name}:{which}", site.in_features, site.out_features // 3) for which in "qkv"]
+
+
+def _blocks(site: Site, d: int) -> list[Site]:
+    """The layer as blocks of d x d (VB-LoRA, section 3.1)."""
+    blocks = itertools.product(range(site.out_features // d), range(site.in_features // d))
+    return [Site(f"{site.name}:{row},{column}", d, d) for row, column in blocks]
 
 
 def _together(sites: list[Site]) -> list[Site]:

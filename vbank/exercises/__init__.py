@@ -47,17 +47,19 @@ def check(name: str, function: Callable[..., Any], seconds: float = 10.0) -> Ver
 
     Args:
         name: the exercise, such as ``"lora-1"``.
-        function: the reader's function.
+        function: the reader's function. It is called with copies; what it prints is shown where it is wrong.
         seconds: how long one call may take.
 
     Returns:
         A verdict that is true if the function is right and prints what is wrong if not.
 
     Raises:
-        ValueError: there is no such exercise.
+        ValueError: there is no such exercise, or `seconds` is not positive.
     """
     if name not in EXERCISES:
         raise ValueError(unknown("exercise", name, EXERCISES))
+    if not seconds > 0:
+        raise ValueError(f"check: seconds is {seconds}; it must be positive")
     return judge(name, EXERCISES[name], function, seconds)
 
 

@@ -1,22 +1,19 @@
-"""What all checkers share: a guarded call of the reader's function, and the words for what is wrong."""
+"""What all checkers share: the verdict, and the words for what is wrong with an answer."""
 
 from __future__ import annotations
 
-import copy
 import functools
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vbank.exercises.guard import Wrong, guarded
 
-class Wrong(Exception):
-    """The reader's answer is wrong; the message says how."""
+__all__ = ["Verdict", "Wrong", "close", "judge", "require_integer", "require_number", "require_tensor"]
 
 
 @dataclass(frozen=True)
@@ -34,25 +31,6 @@ class Verdict:
         return f"{self.name}: {'right' if self.right else 'not yet'}. {self.message}"
 
 
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Ends a call that loops, where it can be interrupted: in the main thread of a Unix system."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise Wrong(f"Your function was still running after {seconds:g} seconds; does a loop ever end?")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def judge(
     name: str, exercise: Callable[[Callable[..., Any]], int], function: Callable[..., Any], seconds: float
 ) -> Verdict:
@@ -64,40 +42,21 @@ def judge(
         cases = exercise(functools.partial(guarded, function, seconds))
     except Wrong as wrong:
         return Verdict(name, False, str(wrong))
+    except Exception as error:  # the exercise stumbled over a value of a kind that it does not expect
+        return Verdict(name, False, f"The checker cannot use what your function returned: {str(error)[:200]}")
     finally:
         torch.set_rng_state(state)
     return Verdict(name, True, f"{cases} unseen cases agree.")
-
-
-def guarded(function: Callable[..., Any], seconds: float, *arguments: Any) -> Any:
-    """Calls the reader's function; what it raises, and inputs that it changes, become Wrong."""
-    given = copy.deepcopy(arguments)
-    try:
-        with time_limit(seconds):
-            result = function(*given)
-    except Wrong:
-        raise
-    except Exception as error:
-        raise Wrong(f"Your function raised {type(error).__name__}: {error} (inputs: {describe(arguments)}).") from error
-    for position, (before, after) in enumerate(zip(arguments, given, strict=True), start=1):
-        same = torch.equal(before, after) if isinstance(before, Tensor) else before == after
-        if not same:
-            raise Wrong(f"Your function changed its input number {position}; return a new value instead.")
-    if result is None:
-        raise Wrong("Your function returned nothing; does it end with a return?")
-    return result
-
-
-def describe(arguments: tuple[Any, ...]) -> str:
-    """Shapes of tensors and values of anything else, for messages."""
-    words = [f"tensor of shape {tuple(a.shape)}" if isinstance(a, Tensor) else repr(a) for a in arguments]
-    return ", ".join(words)
 
 
 def require_tensor(value: Any, shape: tuple[int, ...], what: str, dtype: torch.dtype | None = None) -> Tensor:
     """The value as a tensor of that shape and type; Wrong if it is not one."""
     if not isinstance(value, Tensor):
         raise Wrong(f"{what} should be a tensor; yours is of type {type(value).__name__}.")
+    if value.layout != torch.strided or value.is_nested:
+        raise Wrong(f"{what} should be an ordinary dense tensor; yours is nested or of layout {value.layout}.")
+    if value.device.type != "cpu":
+        raise Wrong(f"{what} should be on the CPU, as the inputs are; yours is on {value.device}.")
     if tuple(value.shape) != shape:
         raise Wrong(f"{what} should have shape {shape}; yours has {tuple(value.shape)}.")
     if dtype is not None and value.dtype != dtype:
@@ -110,8 +69,19 @@ def require_tensor(value: Any, shape: tuple[int, ...], what: str, dtype: torch.d
 def require_integer(value: Any, what: str) -> int:
     """The value as an int; Wrong if it is not a whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Wrong(f"{what} should be an int; yours is {value!r} of type {type(value).__name__}.")
+        raise Wrong(f"{what} should be an int; yours is {str(value)[:60]} of type {type(value).__name__}.")
     return value
+
+
+def require_number(value: Any, what: str) -> float:
+    """The value as a finite float: a plain number or a tensor with a single one."""
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Wrong(f"{what} should be a number; yours is of type {type(value).__name__}.")
+    if not math.isfinite(value):
+        raise Wrong(f"{what} is {value}, not a finite number.")
+    return float(value)
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:

@@ -29,4 +29,30 @@ def training_bytes(function: Callable[..., Any]) -> int:
     return len(cases)
 
 
-EXERCISES = {"cost-1": training_bytes}
+def customers(function: Callable[..., Any]) -> int:
+    """cost-2: how many customers fit on a card, as full copies and as adapters beside one shared model."""
+    cases = ((100, 30, 7), (100, 100, 1), (99, 100, 1), (80 * 10**9, 13 * 10**9, 3 * 10**6), (50, 7, 43), (24, 8, 8))
+    for card, model, adapter in cases:
+        answer = function(card, model, adapter)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise Wrong("Return two numbers: full copies, then adapters.")
+        copies, adapters = (require_integer(value, "The number of customers") for value in answer)
+        case = f"for a card of {card:,} bytes, a model of {model:,} and adapters of {adapter:,}"
+        if copies != card // model:
+            if adapters == card // model:
+                raise Wrong(f"The order is the other way round {case}: full copies come first.")
+            too = "many" if copies > card // model else "few"
+            raise Wrong(f"Too {too} full copies {case}; a part of one serves nobody.")
+        if adapters == max(card - model, 0) // adapter:
+            continue
+        if adapters < 0:
+            raise Wrong(f"A negative number of customers {case}: what if the model does not fit?")
+        if adapters == card // adapter:
+            raise Wrong(f"Too many adapters {case}: something else has to be on the card as well.")
+        if adapters == card // (model + adapter):
+            raise Wrong(f"Too few adapters {case}: they share one model.")
+        raise Wrong(f"Too {'many' if adapters > max(card - model, 0) // adapter else 'few'} adapters {case}.")
+    return len(cases)
+
+
+EXERCISES = {"cost-1": training_bytes, "cost-2": customers}

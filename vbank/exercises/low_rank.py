@@ -63,4 +63,37 @@ def rank_for_energy(function: Callable[..., Any]) -> int:
     return cases
 
 
-EXERCISES = {"low-rank-1": best_approximation, "low-rank-2": rank_for_energy}
+def normal_form(function: Callable[..., Any]) -> int:
+    """low-rank-3: factors of the same product, the first of which begins with the identity."""
+    generator = torch.Generator().manual_seed(13)
+    cases = ((5, 5, 2), (7, 4, 3), (3, 9, 1), (4, 6, 4))
+    for rows, columns, rank in cases:
+        case = f"for B of shape {(rows, rank)} and A of shape {(rank, columns)}"
+        B = torch.randn(rows, rank, generator=generator, dtype=torch.float64)
+        A = torch.randn(rank, columns, generator=generator, dtype=torch.float64)
+        B[:rank] += 2 * torch.eye(rank)  # far from singular
+        answer = function(B, A)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise Wrong("Return two tensors: the new B and the new A.")
+        new_B = require_tensor(answer[0], (rows, rank), f"The new B {case}", B.dtype)
+        new_A = require_tensor(answer[1], (rank, columns), f"The new A {case}", A.dtype)
+        identity, same = torch.eye(rank, dtype=B.dtype), close(new_B @ new_A, B @ A, 1e-8)
+        if close(new_B[:rank], identity, 1e-8):
+            if same:
+                continue
+            if close(new_A, A, 1e-8):
+                raise Wrong(f"B begins with the identity {case}, but A stayed as it was, so the product changed.")
+            if close(new_B @ torch.linalg.solve(B[:rank], new_A), B @ A, 1e-8):
+                raise Wrong(f"B begins with the identity {case}, but A took one factor too many.")
+            raise Wrong(f"B begins with the identity {case}, but the product is another one: what must A make up for?")
+        if close(new_B[-rank:], identity, 1e-8):
+            raise Wrong(f"The identity stands at the bottom of B {case}, not at the top.")
+        if close(new_A[:, :rank], identity, 1e-8):
+            raise Wrong(f"The identity stands in A {case}; it belongs into the top block of B.")
+        if same:
+            raise Wrong(f"The product is right {case}, but B does not begin with the identity.")
+        raise Wrong(f"B does not begin with the identity {case}, and the product changed; on which side does R belong?")
+    return len(cases)
+
+
+EXERCISES = {"low-rank-1": best_approximation, "low-rank-2": rank_for_energy, "low-rank-3": normal_form}

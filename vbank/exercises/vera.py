@@ -1,8 +1,172 @@
-"""Checkers of the chapter vera."""
+"""Checkers of the chapter *VeRA*."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {}
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
+
+SEED_BYTES = 8  # an integer of 64 bits
+
+
+class _Shapes(TorchFunctionMode):
+    """Remembers the shape of every tensor that PyTorch's functions return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.seen.append(tuple(value.shape))
+        return result
+
+
+def update(function: Callable[..., Any]) -> int:
+    """vera-1: b * (B (d * (A x))) for a layer that may be smaller than the pair, with no large matrix on the way."""
+    generator = torch.Generator().manual_seed(41)
+    # batch, in, out, rank, largest in, largest out; no two sizes of a case are equal, so that a shape tells its kind
+    cases = ((2, 30, 24, 3, 30, 24), (5, 24, 36, 4, 40, 36), (3, 20, 16, 2, 26, 50))
+    for batch, inputs, outputs, rank, widest, tallest in cases:
+        A, B, d, b, x = (
+            torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in ((rank, widest), (tallest, rank), (rank,), (outputs,), (batch, inputs))
+        )
+        case = f"(batch {batch}, in {inputs}, out {outputs}, rank {rank}, A {rank} x {widest}, B {tallest} x {rank})"
+        with _Shapes() as shapes:
+            answer = function(A, B, d, b, x)
+        value = require_tensor(answer, (batch, outputs), f"The update {case}", x.dtype)
+        first, last = (A[:, :inputs], B[:outputs]), (A[:, -inputs:], B[-outputs:])
+
+        def through(pair: tuple[Tensor, Tensor], d: Tensor, b: Tensor, x: Tensor = x) -> Tensor:
+            return b * ((d * (x @ pair[0].T)) @ pair[1].T)
+
+        right, one = through(first, d, b), torch.ones_like
+        if not close(value, right, 1e-8):
+            wrong = (
+                (through(first, d, one(b)), "b is missing"),
+                (through(first, one(d), b), "d is missing"),
+                (through(first, one(d), one(b)), "Both scales are missing"),
+                (through(last, d, b), "A smaller layer takes the first columns of A and the first rows of B; not so"),
+            )
+            for mistaken, words in wrong:
+                if close(value, mistaken, 1e-8):
+                    raise Wrong(f"{words} {case}.")
+            raise Wrong(f"The update has the right shape but wrong values {case}.")
+        for shape in shapes.seen:
+            if sorted(shape) == sorted((inputs, outputs)):
+                raise Wrong(f"The values are right, but on the way you build a matrix as large as W, {shape} {case}.")
+            if shape in ((rank, rank), (outputs, outputs)):
+                raise Wrong(f"The values are right, but you build a diagonal matrix, {shape} {case}.")
+            if torch.Size(shape).numel() >= inputs * outputs and shape not in ((rank, widest), (tallest, rank)):
+                raise Wrong(f"The values are right, but a tensor on the way, {shape}, is as large as W {case}.")
+    return len(cases)
+
+
+def storage(function: Callable[..., Any]) -> int:
+    """vera-2: bytes of a VeRA file, and bytes of the frozen pair that it is regenerated into."""
+    cases: tuple[tuple[list[tuple[int, int]], int], ...] = (
+        ([(8, 8)], 1),
+        ([(768, 768)] * 24, 1024),
+        ([(1536, 384), (384, 1536)], 4),
+        ([(4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336)], 256),
+        ([(20, 30), (50, 10)], 3),
+    )
+    for shapes, rank in cases:
+        case = f"for rank {rank} and the shapes {sorted(set(shapes))} ({len(shapes)} layers)"
+        answer = function(shapes, rank)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise Wrong("Return two numbers: the bytes of the file and the bytes of the frozen pair.")
+        file = require_integer(answer[0], "The size of the file")
+        pair = require_integer(answer[1], "The size of the pair")
+        _file(file, shapes, rank, case)
+        _pair(pair, shapes, rank, case)
+    return len(cases)
+
+
+def _file(answer: int, shapes: list[tuple[int, int]], rank: int, case: str) -> None:
+    trained = sum(rank + m for m, _ in shapes)
+    right = 4 * trained + SEED_BYTES
+    if answer == right:
+        return
+    wrong = {
+        trained: f"That counts numbers, not bytes {case}.",
+        4 * trained: f"The file lacks the seed {case}.",
+        4 * sum(rank * (m + n) for m, n in shapes) + SEED_BYTES: f"That file holds LoRA's matrices {case}.",
+        4 * sum(rank + n for _, n in shapes) + SEED_BYTES: f"b scales the rows of B, one for each output {case}.",
+        4 * sum(m for m, _ in shapes) + 4 * rank + SEED_BYTES: f"Every layer has a d of its own {case}.",
+        4 * trained + SEED_BYTES * len(shapes): f"One seed serves all layers {case}.",
+        right + _pair_bytes(shapes, rank): f"That file holds the frozen pair; the seed regenerates it {case}.",
+    }
+    raise Wrong(wrong.get(answer, f"The file is too {'large' if answer > right else 'small'} {case}."))
+
+
+def _pair_bytes(shapes: list[tuple[int, int]], rank: int) -> int:
+    return 4 * rank * (max(m for m, _ in shapes) + max(n for _, n in shapes))
+
+
+def _pair(answer: int, shapes: list[tuple[int, int]], rank: int, case: str) -> None:
+    right = _pair_bytes(shapes, rank)
+    if answer == right:
+        return
+    largest = max(shapes, key=lambda shape: shape[0] * shape[1])
+    wrong = {
+        right // 4: f"The pair is counted in numbers, not bytes {case}.",
+        4 * rank * sum(shapes[0]): f"The first layer is not the largest {case}.",
+        4 * rank * sum(largest): f"No single layer sets both sizes of the pair {case}.",
+        4 * sum(rank * (m + n) for m, n in shapes): f"All layers share one pair {case}.",
+    }
+    raise Wrong(wrong.get(answer, f"The pair is too {'large' if answer > right else 'small'} {case}."))
+
+
+def gradients(function: Callable[..., Any]) -> int:
+    """vera-3: gradients of d and b from x and the gradient of the loss in y, without autograd."""
+    generator = torch.Generator().manual_seed(43)
+    cases = ((1, 4, 3, 2), (6, 5, 5, 5), (7, 3, 8, 1), (4, 9, 5, 12))
+    for batch, inputs, outputs, rank in cases:
+        A, B, d, b, x, upstream = (
+            torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in ((rank, inputs), (outputs, rank), (rank,), (outputs,), (batch, inputs), (batch, outputs))
+        )
+        answer = function(A, B, d, b, x, upstream)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise Wrong("Return two tensors: the gradient of d and the gradient of b.")
+        z = x @ A.T  # (batch, rank)
+        u = (d * z) @ B.T  # (batch, outputs)
+        back = (b * upstream) @ B  # (batch, rank)
+        right = {"d": (z * back).sum(0), "b": (u * upstream).sum(0)}
+        mistakes = {
+            "d": (
+                ((z * (upstream @ B)).sum(0), "lacks b: the error passes through b on its way to d"),
+                ((d * z * back).sum(0), "holds d itself; y is linear in d"),
+            ),
+            "b": (
+                (((z @ B.T) * upstream).sum(0), "lacks d: the input passes through d on its way to b"),
+                ((b * u * upstream).sum(0), "holds b itself; y is linear in b"),
+            ),
+        }
+        for letter, given in zip("db", answer, strict=True):
+            case = f"of {letter} (batch {batch}, in {inputs}, out {outputs}, rank {rank})"
+            true = right[letter]
+            if isinstance(given, Tensor) and given.shape == (batch, len(true)):
+                raise Wrong(f"The gradient {case} has one row an example; add the examples up.")
+            value = require_tensor(given, tuple(true.shape), f"The gradient {case}", A.dtype)
+            if close(value, true, 1e-8):
+                continue
+            if batch > 1 and close(value * batch, true, 1e-8):
+                raise Wrong(f"The gradient {case} is averaged over the batch; add the examples up.")
+            for mistaken, words in ((-true, "has the wrong sign"), *mistakes[letter]):
+                if close(value, mistaken, 1e-8):
+                    raise Wrong(f"The gradient {case} {words}.")
+            raise Wrong(f"The gradient {case} has the right shape but wrong values.")
+    return len(cases)
+
+
+EXERCISES = {"vera-1": update, "vera-2": storage, "vera-3": gradients}

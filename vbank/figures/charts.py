@@ -66,7 +66,7 @@ def _plain_log_ticks(axis: Axes) -> None:
     """Writes 20, 50, 100 instead of powers of ten on a logarithmic axis under three decades."""
     low, high = axis.get_xlim()
     if high / low < 1e3:
-        ticks = [m * 10.0**e for e in range(-1, 9) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+        ticks = [m * 10.0**e for e in range(-9, 12) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.set_xticks([], minor=True)
 

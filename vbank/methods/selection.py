@@ -6,6 +6,7 @@ the sub-vector is the weighted sum of j bank vectors. The weights of a row sum t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 Selection = Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
 
-NOISE_STD = 1.0  # of the noisy top-k before its learned scale, Shazeer et al. 2017, equation 4
+NOISE_STD = math.log(2)  # softplus(0), where the learned scale of Shazeer et al. 2017, equation 4, starts
 TEMPERATURE = 1 / 3  # of the Gumbel-softmax in VB-LoRA's Table 5
 
 
@@ -39,23 +40,32 @@ def select_all(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, 
 
 
 def noisy_top_k(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
-    """Top-k of logits plus standard normal noise while training; plain top-k after (VB-LoRA, Table 5)."""
+    """Top-k of logits plus normal noise while training; plain top-k after (VB-LoRA, Table 5).
+
+    The noise is epsilon * ln 2 with epsilon ~ N(0, 1). Shazeer et al. 2017 (equation 4) learn its scale, the softplus
+    of further logits that start at zero; here it stays where it starts.
+    """
     return top_k(logits + NOISE_STD * torch.randn_like(logits) if training else logits, k)
 
 
-def _everything(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Dense weights (N, h) with the indices 0 to h-1 in every row."""
+def _draw(logits: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
+    """softmax((logits + Gumbel noise) / tau) over the whole bank (Jang et al. 2017, equation 2), indices 0 to h - 1.
+
+    Noise and softmax are taken in float32 at least.
+    """
+    wide = logits.to(at_least_float32(logits.dtype))
+    weights = F.gumbel_softmax(wide, tau=TEMPERATURE, hard=hard).to(logits.dtype)  # (N, h)
     return torch.arange(weights.shape[-1], device=weights.device).expand_as(weights), weights
 
 
 def gumbel_softmax(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
-    """Gumbel-softmax over the whole bank while training; top-k after (VB-LoRA, Table 5, tau = 1/3)."""
-    return _everything(F.gumbel_softmax(logits, tau=TEMPERATURE)) if training else top_k(logits, k)
+    """Gumbel-softmax over the whole bank while training; top-k after (VB-LoRA, Table 5: tau = 1/3, k = 1 and 2)."""
+    return _draw(logits, hard=False) if training else top_k(logits, k)
 
 
 def straight_through(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
-    """One-hot draws with the Gumbel-softmax's gradient while training; top-k after (VB-LoRA, Table 5, tau = 1/3)."""
-    return _everything(F.gumbel_softmax(logits, tau=TEMPERATURE, hard=True)) if training else top_k(logits, k)
+    """One-hot draws with the Gumbel-softmax's gradient while training; top-k after (VB-LoRA, Table 5: tau = 1/3)."""
+    return _draw(logits, hard=True) if training else top_k(logits, k)
 
 
 STOCHASTIC = ("noisy_top_k", "gumbel_softmax", "straight_through")  # draw anew in every call while training

@@ -1,0 +1,103 @@
+"""Right and wrong answers to the exercises of *VeRA*."""
+
+import torch
+
+
+def update(A, B, d, b, x):
+    z = d * (x @ A[:, : x.shape[1]].T)
+    return b * (z @ B[: len(b)].T)
+
+
+def diagonal(A, B, d, b, x):
+    return x @ (B[: len(b)] @ torch.diag(d) @ A[:, : x.shape[1]]).T * b
+
+
+def file_bytes(shapes, rank):
+    return 4 * sum(rank + m for m, _ in shapes) + 8
+
+
+def pair_bytes(shapes, rank):
+    return 4 * rank * (max(m for m, _ in shapes) + max(n for _, n in shapes))
+
+
+def gradients(A, B, d, b, x, upstream):
+    z = x @ A.T
+    return (z * ((b * upstream) @ B)).sum(0), ((d * z) @ B.T * upstream).sum(0)
+
+
+def swapped(A, B, d, b, x, upstream):
+    return gradients(A, B, d, b, x, upstream)[::-1]
+
+
+RIGHT = {
+    "vera-1": update,
+    "vera-2": lambda shapes, r: (file_bytes(shapes, r), pair_bytes(shapes, r)),
+    "vera-3": gradients,
+}
+WRONG = [
+    ("vera-1", lambda A, B, d, b, x: update(A, B, d, b / b, x), "b is missing"),
+    ("vera-1", lambda A, B, d, b, x: update(A, B, d / d, b, x), "d is missing"),
+    ("vera-1", lambda A, B, d, b, x: update(A, B, d / d, b / b, x), "Both scales"),
+    (
+        "vera-1",
+        lambda A, B, d, b, x: b * ((d * (x @ A[:, -x.shape[1] :].T)) @ B[-len(b) :].T),
+        "first columns of A",
+    ),
+    ("vera-1", lambda A, B, d, b, x: b * ((d * (x @ A.T)) @ B.T), "raised RuntimeError"),
+    ("vera-1", lambda A, B, d, b, x: 2 * update(A, B, d, b, x), "wrong values"),
+    ("vera-1", lambda A, B, d, b, x: d * (x @ A.T), "should have shape"),
+    ("vera-1", lambda A, B, d, b, x: x @ ((b[:, None] * B) @ (d[:, None] * A)).T, "as large as W"),
+    ("vera-1", lambda A, B, d, b, x: (x @ A.T) @ torch.diag(d) @ (b[:, None] * B).T, "diagonal matrix"),
+    ("vera-1", lambda A, B, d, b, x: (x @ A.T * d) @ B.T @ torch.diag(b), "diagonal matrix"),
+    ("vera-1", diagonal, "diagonal matrix|as large as W"),
+    (
+        "vera-1",
+        lambda A, B, d, b, x: update(A, B, d, b, x) + 0 * torch.ones(4, *x.shape, *d.shape).sum(),
+        "a tensor on the way",
+    ),
+    ("vera-2", lambda s, r: file_bytes(s, r), "two numbers"),
+    ("vera-2", lambda s, r: (sum(r + m for m, _ in s), 1), "counts numbers"),
+    ("vera-2", lambda s, r: (file_bytes(s, r) - 8, 1), "lacks the seed"),
+    ("vera-2", lambda s, r: (4 * sum(r * (m + n) for m, n in s) + 8, 1), "LoRA's matrices"),
+    ("vera-2", lambda s, r: (4 * sum(r + n for _, n in s) + 8, pair_bytes(s, r)), "one for each output"),
+    ("vera-2", lambda s, r: (4 * sum(m for m, _ in s) + 4 * r + 8, pair_bytes(s, r)), "d of its own"),
+    ("vera-2", lambda s, r: (file_bytes(s, r) + 8 * (len(s) - 1), pair_bytes(s, r)), "One seed"),
+    ("vera-2", lambda s, r: (file_bytes(s, r) + pair_bytes(s, r), pair_bytes(s, r)), "regenerates"),
+    ("vera-2", lambda s, r: (file_bytes(s, r) + 1, pair_bytes(s, r)), "file is too large"),
+    ("vera-2", lambda s, r: (float(file_bytes(s, r)), pair_bytes(s, r)), "should be an int"),
+    ("vera-2", lambda s, r: (file_bytes(s, r), pair_bytes(s, r) // 4), "pair is counted in numbers"),
+    (
+        "vera-2",
+        lambda s, r: (file_bytes(s, r), 4 * r * sum(max(s, key=lambda shape: shape[0] * shape[1]))),
+        "No single layer",
+    ),
+    ("vera-2", lambda s, r: (file_bytes(s, r), 4 * r * sum(s[0])), "first layer|No single layer"),
+    ("vera-2", lambda s, r: (file_bytes(s, r), 4 * r * sum(m + n for m, n in s)), "share one pair"),
+    ("vera-2", lambda s, r: (file_bytes(s, r), 0), "pair is too small"),
+    ("vera-3", swapped, "should have shape|has the right shape but wrong values"),
+    ("vera-3", lambda *a: gradients(*a)[0], "two tensors"),
+    ("vera-3", lambda *a: tuple(g / len(a[4]) for g in gradients(*a)), "averaged"),
+    ("vera-3", lambda *a: tuple(-g for g in gradients(*a)), "wrong sign"),
+    ("vera-3", lambda A, B, d, b, x, g: gradients(A, B, d, b / b, x, g), "lacks b"),
+    (
+        "vera-3",
+        lambda A, B, d, b, x, g: (gradients(A, B, d, b, x, g)[0], gradients(A, B, d / d, b, x, g)[1]),
+        "lacks d",
+    ),
+    (
+        "vera-3",
+        lambda A, B, d, b, x, g: (d * gradients(A, B, d, b, x, g)[0], gradients(A, B, d, b, x, g)[1]),
+        "linear in d",
+    ),
+    (
+        "vera-3",
+        lambda A, B, d, b, x, g: (gradients(A, B, d, b, x, g)[0], b * gradients(A, B, d, b, x, g)[1]),
+        "linear in b",
+    ),
+    (
+        "vera-3",
+        lambda A, B, d, b, x, g: ((x @ A.T) * ((b * g) @ B), torch.zeros_like(b)),
+        "one row an example",
+    ),
+    ("vera-3", lambda A, B, d, b, x, g: (d, b), "wrong values"),
+]
