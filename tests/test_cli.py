@@ -140,7 +140,8 @@ def test_audit_prints_every_figure_and_the_totals(capsys: pytest.CaptureFixture[
     code, out, _ = call(capsys, "audit", "--paper", "prolora")
     assert code == 0 and "7,823,360" in out and "mismatch, explained" in out
     totals = next(line for line in out.splitlines() if line.startswith("│ prolora"))
-    assert [cell.strip() for cell in totals.split("│")[2:-1]] == ["45", "26", "19", "0", "0"]
+    assert [cell.strip() for cell in totals.split("│")[2:-1]] == ["50", "31", "19", "0", "0"]
+    assert "of the 31 matches 15 rest on a setting that we inferred" in " ".join(out.split())
 
 
 def test_audit_can_be_narrowed_to_what_does_not_reproduce(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,6 +152,20 @@ def test_audit_can_be_narrowed_to_what_does_not_reproduce(capsys: pytest.Capture
     assert all(" ".join(row) == keys for row in rows)
     code, out, _ = call(capsys, "audit", "--paper", "prolora", "--mismatches")
     assert "8 key-value heads" in " ".join(out.split()) and "159.91M" not in out
+    assert "19 mismatches, 4 causes" in out and "rounded up where the share" in out
+    assert " 1.0005 " in out, "not rounded to 1"
+
+
+@pytest.mark.parametrize("width", [110, 190])
+def test_audit_breaks_no_word_of_a_row_s_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(cli, "console", lambda: cli.Console(width=width))
+    _, out, _ = call(capsys, "audit", "--paper", "vb-lora", "--mismatches")
+    lines = [line for line in out.partition("Totals")[0].splitlines() if line.startswith("│ ")]
+    names = " ".join(line.split("│")[2] for line in lines).split()
+    code, out, _ = call(capsys, "audit", "--paper", "vb-lora", "--mismatches", "--json")
+    assert code == 0 and names == " ".join(row["row"] for row in json.loads(out)).split()
 
 
 def test_audit_can_count_live_models(capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,29 +170,29 @@ def audit(
 def audited(rows: list[Row], title: str, notes: bool) -> Table:
     """One paper's figures as a table."""
     table = Table(title=title)
-    for column in ("where", "figure", "printed", "computed", "status", *(["note"] if notes else [])):
-        table.add_column(column, justify="right" if column in ("printed", "computed") else "left")
-    lines = [[row["table"], row["row"], row["printed"], shortened(row["computed"]), row["status"]] for row in rows]
-    for row, line in zip(rows, lines, strict=True):
+    for name in ("where", "figure", "printed", "computed", "status", *(["note"] if notes else [])):
+        table.add_column(name, justify="right" if name in ("printed", "computed") else "left")
+    for row in rows:
+        line = [row["table"], row["row"], row["printed"], computed(row), row["status"]]
         table.add_row(*line, *([row["note"]] if notes else []))
-    for place, column in enumerate(zip(*lines, strict=True)):  # no word is broken
-        table.columns[place].min_width = max(len(word) for cell in column for word in cell.split() or [""])
+    for column in table.columns:  # no word is broken
+        column.min_width = max(len(word) for text in column.cells for word in str(text).split() or [""])
     return table
 
 
-def shortened(value: int | float | None) -> str:
-    """An integer whole, a ratio with four decimals, which tell 1.0005 from 1."""
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}".rstrip("0").rstrip(".")
+def computed(row: Row) -> str:
+    """The row's exact number, empty where there is none."""
+    from vbank.audits import shown
+
+    return "" if row["computed"] is None else shown(row["computed"])
 
 
 def rests(rows: list[Row]) -> str:
     """What the matches rest on, in a sentence."""
     from vbank import audits
 
-    found = [sum(column) for column in zip(*(of.values() for of in audits.grounds(rows).values()), strict=True)]
-    matches, _, inferred, _, claimed, _ = found
+    found = audits.grounds(rows).values()
+    matches, inferred, claimed = (sum(of[key] for of in found) for key in ("match", "inferred", "claimed"))
     return f"of the {matches} matches {inferred} rest on a setting that we inferred, and {claimed} are claims in words"
 
 
@@ -200,7 +200,7 @@ def caused(found: dict[str, int]) -> Table:
     """The causes of the mismatches as a table."""
     from vbank import audits
 
-    table = Table(title=f"Causes: {len(found)} of {sum(found.values())} mismatches")
+    table = Table(title=f"{sum(found.values())} mismatches, {len(found)} causes")
     table.add_column("figures", justify="right")
     table.add_column("cause")
     for cause, number in found.items():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbank.audits.printed import CLAIMED, ROUNDED, TRUNCATED, fits, holds, read
+from vbank.audits.printed import CLAIMED, ROUNDED, TRUNCATED, fits, holds, read, readings
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,22 @@ def test_words_without_a_number_are_refused():
 )
 def test_figures_of_the_papers(value, text, binary, expected):
     assert fits(Fraction(value), text, binary) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "binary", "expected"),
+    [
+        (2_359_488, "2.4M", False, {ROUNDED}),  # VeRA's d and b on GPT-3 at rank 1
+        (2_384_064, "2.4M", False, {ROUNDED}),  # and with the frozen pair
+        (43_392, "0.043M", False, {ROUNDED, TRUNCATED}),
+        (23_904, "0.023M", False, {TRUNCATED}),
+        (1_170_816, "1.1M", False, {TRUNCATED}),
+        (49_920, "49.5K", False, set()),
+        (96 * 1024, "96KB", True, {ROUNDED, TRUNCATED}),
+    ],
+)
+def test_both_readings_are_told(value, text, binary, expected):
+    assert readings(Fraction(value), text, binary) == expected
 
 
 @given(value=st.integers(0, 10**12), digits=st.integers(0, 4), suffix=st.sampled_from(["", "K", "M"]))

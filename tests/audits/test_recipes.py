@@ -78,6 +78,15 @@ def test_a_fused_projection_can_be_taken_apart():
     assert sum(s.out_features for s in fused) == sum(s.out_features for s in apart)
 
 
+def test_a_layer_can_be_divided_into_square_parts():
+    """VB-LoRA, section 3.1: M = 12 matrices of d x d a layer, for Tied-LoRA each with scales of its own."""
+    parts = sites_of({**LARGE, "parts": 1024})
+    assert len(parts) == len({s.name for s in parts}) == 24 * 12
+    assert {(s.in_features, s.out_features) for s in parts} == {(1024, 1024)}
+    tied = evaluate({"tied-lora": {"rank": 8}, **LARGE, "parts": 1024})
+    assert tied == 2 * 8 * 1024 + 24 * 12 * (8 + 1024)
+
+
 def test_query_key_and_value_can_be_taken_as_one():
     sites = sites_of({"on": "llama2-7b", "at": ["q_proj", "k_proj", "v_proj"], "fused": True})
     assert sites[0] == Site("layers.0.self_attn", 4096, 3 * 4096) and len(sites) == 32

@@ -20,7 +20,7 @@ Status of a row:
 - ``mismatch, not explained``: no explanation found, or one that is no more than possible, as the note then says.
 - ``not computable``: measured or otherwise an outcome of training, or the setting is not given.
 
-Mismatches are fewer stories than figures: `CAUSES` names them, and figures that go back to the same one share its cause.
+Mismatches are fewer stories than figures: `CAUSES` names them, and figures that go back to the same one share it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CAUSES = {  # of the mismatches; "open" where no explanation holds
     "32-layers": "LoRA on Llama 2 13B and 70B counted with the 7B model's 32 layers, 70B with keys of full width too",
     "frozen-pair": "VeRA on GPT-3 counted with the frozen pair A, B, which a seed brings back",
     "gpt2-lora-tenth-percent": "LoRA on GPT-2 counted as 0.1% of the model instead of at its rank, and ratios to it",
-    "index-as-scalar": "VB-LoRA's indices counted as a whole float32 each, three scalars a sub-vector, and ratios to it",
+    "index-as-scalar": "VB-LoRA's indices counted as a float32 each, three scalars a sub-vector, and ratios to it",
     "six-scalars": "VB-LoRA on Llama 2 counted with about six scalars a sub-vector, and ratios to it",
     "roberta-large-qv": "open: VB-LoRA's 0.024M on RoBERTa-large, query and value, and ratios to it",
     "sub-vectors-96": "open: the 96 sub-vectors in VB-LoRA's pictures",
@@ -187,7 +187,7 @@ def _text(cell: Mapping[str, Any], key: str) -> str:
     """A note of the cell, with the values of the recipes in `also` where it has {0}, {1}, ..."""
     from vbank.audits.recipes import evaluate
 
-    return cell.get(key, "").format(*(f"{plain(evaluate(also, defaults(cell))):,}" for also in cell.get("also", ())))
+    return cell.get(key, "").format(*(shown(plain(evaluate(also, defaults(cell)))) for also in cell.get("also", ())))
 
 
 def _mismatch(cell: Mapping[str, Any]) -> str:
@@ -211,3 +211,8 @@ def explains(cell: Mapping[str, Any]) -> bool:
 def plain(value: Fraction) -> int | float:
     """An integer where the value is one."""
     return int(value) if value.denominator == 1 else float(value)
+
+
+def shown(value: int | float) -> str:
+    """An integer whole, a ratio with four decimals, which tell 1.0005 from 1."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}".rstrip("0").rstrip(".")

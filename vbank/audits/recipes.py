@@ -11,9 +11,9 @@ A recipe is a table. It counts something of an architecture `on`, at the layers 
 - ratio, percent, saved = [a, b]: a / b, 100 a / b, 100 (1 - a / b). sum, product, least, most = [...]. floor = a.
 - printed = "0.4M": a number as another cell prints it. number = "1.5": a number.
 
-For other ways of counting: `changed` replaces settings of the configuration, `split` takes a fused projection as query,
-key and value, `fused` takes these three as one, `parts` = d divides a layer into blocks of d x d, `tied_to` sets the size
-of Tied-LoRA's pair, `index_bytes` and `weights` say how VB-LoRA stores a sub-vector's indices and weights.
+For other ways of counting: `changed` replaces settings of the configuration, `split` takes a fused projection as
+query, key and value, `fused` takes these three as one, `parts` = d divides a layer into blocks of d x d, `tied_to`
+sets the size of Tied-LoRA's pair, `index_bytes` and `weights` say how VB-LoRA stores a sub-vector.
 """
 
 from __future__ import annotations
