@@ -169,14 +169,15 @@ def audit(
 
 def audited(rows: list[Row], title: str, notes: bool) -> Table:
     """One paper's figures as a table."""
-    table = Table(title=title)
+    table = Table(title=title, pad_edge=False)
     for name in ("where", "figure", "printed", "computed", "status", *(["note"] if notes else [])):
-        table.add_column(name, justify="right" if name in ("printed", "computed") else "left")
+        table.add_column(name, justify="right" if name in ("printed", "computed") else "left", overflow="fold")
     for row in rows:
         line = [row["table"], row["row"], row["printed"], computed(row), row["status"]]
         table.add_row(*line, *([row["note"]] if notes else []))
-    for column in table.columns:  # no word is broken
-        column.min_width = max(len(word) for text in column.cells for word in str(text).split() or [""])
+    names, numbers = table.columns[1], table.columns[3]  # not broken, however narrow the screen
+    names.min_width = max(len(word) for row in rows for word in row["row"].split())
+    numbers.no_wrap = True
     return table
 
 
