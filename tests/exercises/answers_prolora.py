@@ -16,8 +16,8 @@ def parameters(shapes, rank, u, share, shared=None, width=lambda size, share: ma
     return sum(u * (m + n) + shared * (width(m, share) + width(n, share)) for m, n in shapes)
 
 
-def labels(R, share_a, share_b, sign=-1, modulo=True, least=1):
-    step_a, step_b = max(R // share_a, least), max(R // share_b, least)
+def labels(R, share_a, share_b, sign=-1, modulo=True, least=1, whole=int):
+    step_a, step_b = max(whole(R / share_a), least), max(whole(R / share_b), least)
     rotation = [[j * step_a + sign * i * step_b for j in range(share_a)] for i in range(share_b)]
     return [[value % R if modulo else value for value in row] for row in rotation]
 
@@ -74,6 +74,8 @@ WRONG = [
     ("prolora-3", lambda R, a, b: [[j - i for j in range(a)] for i in range(b)], "a rotation by R|strides"),
     ("prolora-3", lambda R, a, b: [[(j - i) % a for j in range(a)] for i in range(b)], "strides"),
     ("prolora-3", lambda R, a, b: labels(R, a, b, least=0), "at least 1"),
+    ("prolora-3", lambda R, a, b: labels(R, a, b, whole=round), "rounded the wrong way"),
+    ("prolora-3", lambda R, a, b: labels(R, a, b, whole=math.ceil), "rounded the wrong way|wrong blocks"),
     ("prolora-3", lambda R, a, b: labels(R, b, a), "rows of blocks come from B"),
     ("prolora-3", lambda R, a, b: [[(i, j) for j in range(a)] for i in range(b)], "wrong blocks|rotation by R"),
     ("prolora-3", lambda R, a, b: [[[0]] * a for _ in range(b)], "number or a string"),

@@ -30,6 +30,11 @@ def one_width(shapes, rank, b, k, size, width, weights=None):
     return max(0, (size - pieces * (4 * weights + k * width)) // (4 * b))
 
 
+def at_least_none(shapes, rank, b, k, size):
+    wide, narrow = (one_width(shapes, rank, b, k, size, width) for width in (2, 1))
+    return wide if wide > 256 else min(256, narrow)
+
+
 RIGHT = {
     "vb-lora-divide-1": divided,
     "vb-lora-divide-2": reassembled,
@@ -57,6 +62,8 @@ WRONG = [
     ("vb-lora-divide-3", lambda shapes: lengths(shapes)[::-1], "ascending"),
     ("vb-lora-divide-3", lambda shapes: lengths([(m, m) for m, _ in shapes]), "does not divide"),
     ("vb-lora-divide-3", lambda shapes: lengths(shapes[:1]), "does not divide"),
+    ("vb-lora-divide-3", lambda shapes: lengths(shapes[-1:]), "does not divide"),
+    ("vb-lora-divide-3", lambda shapes: min((lengths([s]) for s in shapes), key=max), "does not divide"),
     ("vb-lora-divide-3", lambda shapes: lengths(shapes)[1:], "missing"),
     ("vb-lora-divide-3", lambda shapes: [1, *lengths(shapes)], "more than once"),
     ("vb-lora-divide-3", lambda shapes: [0, *lengths(shapes)], "at least 1"),
@@ -70,4 +77,5 @@ WRONG = [
     ("vb-lora-divide-4", lambda s, r, b, k, size: bank_size(s, r, b, k, size) - 1, "too small"),
     ("vb-lora-divide-4", lambda s, r, b, k, size: float(bank_size(s, r, b, k, size)), "should be an int"),
     ("vb-lora-divide-4", lambda s, r, b, k, size: bank_size(s, r, b, k, size) or -5, "no bank fits"),
+    ("vb-lora-divide-4", at_least_none, "has fewer"),
 ]

@@ -30,8 +30,7 @@ def test_footprints_shade_what_was_chosen_when():
     dark, light, white = tint(COLOUR, 1.0), tint(COLOUR, 0.4), (1.0, 1.0, 1.0)
     assert [tuple(cell) for cell in image[:, 0]] == [dark, light, white]
     assert [tuple(cell) for cell in image[:, 1]] == [white, dark, white]
-    titles = [axis.get_title() for axis in figure.axes if axis.axison]
-    assert titles == ["k = 2", "k = 1", "k = 3"]
+    assert [axis.get_title() for axis in figure.axes] == ["k = 2", "k = 1", "k = 3"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "chosen at the end",
         "chosen at some time",

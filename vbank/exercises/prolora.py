@@ -43,7 +43,7 @@ def expanded(function: Callable[..., Any]) -> int:
             "All copies after the first are rotated by the same amount": torch.cat(
                 [chunk] + [chunk.roll(stride, dims=0)] * (share - 1), dim=1
             )[:, :length],
-            "The stride is 1, not the floor of R / share": copies(chunk, length, share, 1),
+            "The stride is 1; what does it depend on": copies(chunk, length, share, 1),
         }
         for words, wrong in mistakes.items():
             if close(value, wrong, 1e-9):
@@ -139,6 +139,10 @@ def likely_patterns(rows: int, share_a: int, share_b: int) -> dict[Pattern, str]
         ),
         (lambda i, j: j * a - i * b, "Some equal blocks have different labels: a rotation by R changes nothing"),
         (
+            lambda i, j: (j * max(round(rows / share_a), 1) - i * max(round(rows / share_b), 1)) % rows,
+            "The strides are rounded the wrong way",
+        ),
+        (
             lambda i, j: (j * a + i * b) % rows,
             "Your equal blocks lie along the other diagonals; which way does B's rotation count",
         ),
@@ -148,7 +152,18 @@ def likely_patterns(rows: int, share_a: int, share_b: int) -> dict[Pattern, str]
 
 def equal_blocks(function: Callable[..., Any]) -> int:
     """prolora-3: a label a block (i, j) of RoLoRA's update, equal where the blocks are equal for every chunk."""
-    cases = ((4, 2, 2), (6, 3, 3), (8, 4, 2), (8, 2, 4), (7, 3, 3), (6, 3, 2), (2, 3, 3), (5, 1, 3), (9, 4, 3))
+    cases = (
+        (4, 2, 2),
+        (6, 3, 3),
+        (8, 4, 2),
+        (8, 2, 4),
+        (7, 3, 3),
+        (6, 3, 2),
+        (2, 3, 3),
+        (5, 1, 3),
+        (9, 4, 3),
+        (8, 3, 3),
+    )
     for rows, share_a, share_b in cases:
         case = f"for R = {rows}, {share_a} copies in A and {share_b} in B"
         answer = function(rows, share_a, share_b)

@@ -74,6 +74,8 @@ def lengths(function: Callable[..., Any]) -> int:
         [(7, 5)],
         [(1536, 384), (384, 1536)],
         [(30, 45), (75, 30), (105, 15)],
+        [(12, 18), (8, 20)],
+        [(8, 8), (12, 12)],
         [(4096, 4096), (11008, 4096), (4096, 11008)],
     )
     for shapes in cases:
@@ -113,6 +115,7 @@ def bank_size(function: Callable[..., Any]) -> int:
         ([(64, 64)] * 8, 4, 4, 2, 9_300),
         ([(4096, 4096), (11008, 4096)], 4, 256, 2, 2_200_000),
         ([(64, 64)] * 4, 4, 4, 2, 100),
+        ([(64, 64)], 1, 8, 3, 240),
     )
     for shapes, rank, length, k, size in cases:
         answer = require_integer(function(shapes, rank, length, k, size), "The bank size h")
@@ -131,6 +134,8 @@ def bank_size(function: Callable[..., Any]) -> int:
         }
         if right == 0 and answer < 0:
             raise Wrong(f"The indices alone cost more than that {case}: no bank fits, so h is 0 and not negative.")
+        if right == 0 and 0 < answer < k:
+            raise Wrong(f"A sub-vector chooses k different vectors, and your bank of {answer} has fewer {case}.")
         if answer in likely:
             raise Wrong(f"{likely[answer]} {case}.")
         raise Wrong(f"Your h is too {'large: it would not fit' if answer > right else 'small: more would fit'} {case}.")

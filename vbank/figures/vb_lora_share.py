@@ -55,22 +55,17 @@ def footprints(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
     """
     if not panels:
         raise ValueError("footprints: no panels to draw; give at least one")
-    rows = -(-len(panels) // 2)
-    figure, axes = new_figure(0.7 + 2.2 * rows, nrows=rows, ncols=2, sharex=True, sharey=True, squeeze=False)
+    figure, axes = new_figure(0.7 + 1.6 * len(panels), nrows=len(panels), sharex=True, squeeze=False)
     shades = np.array([(1.0, 1.0, 1.0), tint(COLOUR, 0.4), tint(COLOUR, 1.0)])
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
-    for axis, (title, matrices) in zip(axes.flat, panels.items(), strict=False):
+    for axis, (title, matrices) in zip(axes.flat, panels.items(), strict=True):
         ever, last = (np.asarray(matrix, dtype=bool) for matrix in matrices)
         if ever.shape != last.shape or ever.ndim != 2:
             raise ValueError(f"footprints: {title!r} has matrices of the shapes {ever.shape} and {last.shape}")
         axis.imshow(shades[np.where(last, 2, np.where(ever, 1, 0)).T], aspect="auto", interpolation="nearest")
         axis.set_title(title)
         axis.grid(visible=False)
-    for axis in axes[-1]:
-        axis.set_xlabel("sub-vector")
-    for axis in axes[:, 0]:
         axis.set_ylabel("bank vector")
+    axes[-1, 0].set_xlabel("sub-vector")
     names = ("chosen at the end", "chosen at some time", "never")
     patches = [
         Patch(fc=tuple(shade), ec="#777777", label=name) for shade, name in zip(shades[::-1], names, strict=True)
