@@ -45,9 +45,9 @@ def update_of_a_layer(function: Callable[..., Any]) -> int:
             "lacks the scale s": output(x, A[:, :n], B[:m], u, v, 1.0),
             "lacks u": output(x, A[:, :n], B[:m], 1.0, v, s),
             "lacks v": output(x, A[:, :n], B[:m], u, 1.0, s),
-            "takes the last columns of A; the layer's are the first": output(x, A[:, -n:], B[:m], u, v, s),
-            "takes the last rows of B; the layer's are the first": output(x, A[:, :n], B[-m:], u, v, s),
-            "takes the pair's last columns and rows; the layer's are the first": output(x, A[:, -n:], B[-m:], u, v, s),
+            "takes the wrong columns of A": output(x, A[:, -n:], B[:m], u, v, s),
+            "takes the wrong rows of B": output(x, A[:, :n], B[-m:], u, v, s),
+            "takes the wrong columns of A and the wrong rows of B": output(x, A[:, -n:], B[-m:], u, v, s),
         }
         for words, value in wrong.items():
             if close(answer, value, 1e-8):
@@ -82,7 +82,7 @@ def parameters(function: Callable[..., Any]) -> int:
             "The vectors u are missing": rank * largest + outs,
             "The vectors v are missing": rank * largest + ranks,
             "That is VeRA, whose pair is not trained,": ranks + outs,
-            "The vector u is counted once, but each layer has its own,": rank * largest + rank + outs,
+            "One vector u is counted; whose is it? The count is wrong": rank * largest + rank + outs,
             "You took v as long as the input": rank * largest + ranks + sum(n for _, n in shapes),
             "You took the pair from one layer, which is too small for another": (
                 rank * max(m + n for m, n in shapes) + ranks + outs
