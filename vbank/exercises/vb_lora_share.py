@@ -29,80 +29,71 @@ def same(answer: Tensor, right: Tensor) -> bool:
     return bool((answer - right).abs().max() <= 1e-8)
 
 
-def weights_of(logits: Tensor, k: int) -> Tensor:
-    """softmax(TopK(logits, k)) over the whole bank, zero where nothing is selected: (N, h)."""
-    values, indices = logits.topk(k, dim=-1)
-    return torch.zeros_like(logits).scatter(-1, indices, values.softmax(-1))
-
-
-def admixture(function: Callable[..., Any]) -> int:
-    """vb-lora-share-1: sub-vectors as top-k admixtures of the bank."""
+def restore(function: Callable[..., Any]) -> int:
+    """vb-lora-share-1: sub-vectors from the three tensors of a compact file."""
     for logits, bank, k, _, case in inputs(71):
-        weights = weights_of(logits, k)
+        values, indices = logits.topk(k, dim=-1)  # (N, k) both
+        weights, vectors = values.softmax(-1).unsqueeze(-1), bank[indices]  # (N, k, 1), (N, k, b)
+        rest = weights[:, 1:]  # (N, k - 1, 1)
         shape = (len(logits), bank.shape[1])
-        answer = require_tensor(function(logits, bank, k), shape, f"The matrix of sub-vectors {case}", bank.dtype)
-        if same(answer, weights @ bank):
+        answer = function(bank, indices.to(torch.uint8), rest.squeeze(-1))
+        answer = require_tensor(answer, shape, f"The matrix of sub-vectors {case}", bank.dtype)
+        right = (weights * vectors).sum(-2)
+        if same(answer, right):
             continue
-        chosen = (weights > 0).to(bank.dtype)
-        everything = logits.softmax(-1)
         mistakes = (
-            (everything, "Every bank vector is mixed in; where does k enter?"),
-            (everything * chosen, "The weights sum to less than one: they come from a softmax over the whole bank."),
-            (chosen, "The selected vectors are added up without weights."),
-            (chosen / k, "The selected vectors are averaged; a larger logit should weigh more."),
-            (logits * chosen, "The logits themselves serve as weights; they need not be positive or sum to one."),
-            (weights_of(-logits, k), "The k smallest logits are selected."),
+            (torch.zeros_like(right), "All entries are zero."),
             (
-                (logits * chosen).softmax(-1),
-                "Logits set to zero still take part in a softmax: the exponential of 0 is 1.",
+                (torch.cat([rest, weights[:, :1]], 1) * vectors).sum(-2),
+                "The weight that the file leaves out stands with the wrong vector; which of the k is it?",
             ),
-            (weights.flip(0), "The sub-vectors come in another order than the rows of the logits."),
+            ((rest * vectors[:, :-1]).sum(-2), "The file leaves out one weight; you left it out too."),
+            ((rest * vectors[:, 1:]).sum(-2), "One of the k vectors is missing; what is its weight?"),
+            (right + (1 - weights[:, 0]) * vectors[:, 0], "The weights of a sub-vector should sum to one."),
+            (vectors.mean(-2), "The selected vectors are averaged; the file holds weights for them."),
+            (vectors.sum(-2), "The selected vectors are added up without weights."),
+            (right.flip(0), "The sub-vectors come in another order than the rows of the indices."),
         )
         for wrong, words in mistakes:
-            if same(answer, wrong @ bank):
+            if same(answer, wrong):
                 raise Wrong(f"{words} {case}")
         raise Wrong(f"The sub-vectors have the right shape but wrong values {case}.")
     return len(CASES)
 
 
-def gradient_of_logits(function: Callable[..., Any]) -> int:
-    """vb-lora-share-2: the gradient of the logits from that of the sub-vectors, without autograd."""
+def swaps(function: Callable[..., Any]) -> int:
+    """vb-lora-share-2: change of the loss, to first order, if a vector takes the place of the weakest selected one."""
     for logits, bank, k, upstream, case in inputs(72):
         answer = require_tensor(
-            function(logits, bank, k, upstream), tuple(logits.shape), f"The gradient {case}", logits.dtype
+            function(logits, bank, k, upstream), tuple(logits.shape), f"The matrix of changes {case}", logits.dtype
         )
-        leaf = logits.clone().requires_grad_()
-        values, indices = leaf.topk(k, dim=-1)
-        (values.softmax(-1).unsqueeze(-1) * bank[indices]).sum(-2).backward(upstream)
-        right: Tensor = leaf.grad  # type: ignore[assignment]
+        values, indices = logits.topk(k, dim=-1)
+        weights = values.softmax(-1)  # (N, k), descending
+        chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, indices, True)  # (N, h)
+        slopes = upstream @ bank.T  # (N, h), what a unit more of each bank vector does to the loss
+        selected = slopes.gather(-1, indices)  # (N, k)
+        mean = (weights * selected).sum(-1, keepdim=True)  # (N, 1), g^T u
+        smallest, out = weights[:, -1:], selected[:, -1:]
+        changes = smallest * (slopes - out)
+        right = changes.masked_fill(chosen, 0.0)
         if same(answer, right):
             continue
-        weights, everything = weights_of(logits, k), logits.softmax(-1)
-        chosen = (weights > 0).to(bank.dtype)
-        gains = upstream @ bank.T  # (N, h), what a unit more of each bank vector does to the loss
-        centred = gains - (weights * gains).sum(-1, keepdim=True)
         mistakes = (
-            (-right, "The sign is wrong."),
-            (right / len(logits), "It is averaged over the sub-vectors; each has logits of its own."),
-            (weights * gains, "You moved one weight alone; the weights sum to one, so the others give way."),
-            (chosen * gains, "That is the gradient of the weights; the softmax lies between weights and logits."),
-            (gains, "That is the gradient of weights over the whole bank; which of them follow a logit?"),
-            (chosen * centred, "A small weight moves less than a large one for the same change of its logit."),
-            (
-                everything * (gains - (everything * gains).sum(-1, keepdim=True)),
-                "Logits that are not selected move too; that is a softmax over the whole bank.",
-            ),
-            (
-                weights * (1 - weights) * gains,
-                "That is the diagonal of the softmax's Jacobian; a logit moves every weight.",
-            ),
+            (torch.zeros_like(right), "All entries are zero."),
+            (-right, "The sign is wrong: a positive entry should mean that the loss rises."),
+            (changes, "The entries of the selected vectors should be zero."),
+            (slopes - out, "The newcomer takes over a weight; yours is one."),
+            (smallest * slopes, "A vector enters, but which one leaves?"),
+            (weights[:, :1] * (slopes - selected[:, :1]), "The strongest of the selected vectors leaves in yours."),
+            (smallest * (slopes - mean), "The newcomer replaces one vector, not the whole sub-vector."),
+            (right / len(logits), "It is averaged over the sub-vectors; each has changes of its own."),
         )
         for wrong, words in mistakes:
-            if same(answer, wrong):
+            if same(answer, wrong) or same(answer, wrong.masked_fill(chosen, 0.0)):
                 raise Wrong(f"{words} {case}")
-        if bool(((answer != 0) & (chosen == 0)).any()):
-            raise Wrong(f"A logit that is not selected gets a gradient {case}.")
-        raise Wrong(f"The gradient has the right shape but wrong values {case}.")
+        if bool((answer[chosen] != 0).any()):
+            raise Wrong(f"The entries of the selected vectors should be zero {case}.")
+        raise Wrong(f"The matrix has the right shape but wrong values {case}.")
     return len(CASES)
 
 
@@ -113,6 +104,7 @@ def stored(function: Callable[..., Any]) -> int:
         ([(768, 768)] * 24, 4, 90, 256, 2),
         ([(1536, 384), (384, 1536), (384, 384)], 2, 256, 128, 3),
         ([(4096, 4096), (1024, 4096), (14336, 4096)], 4, 2048, 256, 2),
+        ([(8, 8)], 4, 257, 8, 2),
         ([], 4, 257, 8, 2),
     )
     for shapes, rank, h, b, k in cases:
@@ -153,7 +145,7 @@ def stored(function: Callable[..., Any]) -> int:
 
 
 EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {
-    "vb-lora-share-1": admixture,
-    "vb-lora-share-2": gradient_of_logits,
+    "vb-lora-share-1": restore,
+    "vb-lora-share-2": swaps,
     "vb-lora-share-3": stored,
 }
