@@ -1,5 +1,6 @@
 """Right and wrong answers to the exercises of *VeRA*."""
 
+import numpy as np
 import torch
 
 
@@ -20,19 +21,20 @@ def pair_bytes(shapes, rank):
     return 4 * rank * (max(m for m, _ in shapes) + max(n for _, n in shapes))
 
 
-def gradients(A, B, d, b, x, upstream):
-    z = x @ A.T
-    return (z * ((b * upstream) @ B)).sum(0), ((d * z) @ B.T * upstream).sum(0)
+def best_scales(A, B, target):
+    columns = (B.T[:, :, None] * A[:, None, :]).flatten(1).T  # (m n, r)
+    return torch.linalg.lstsq(columns, target.flatten()[:, None]).solution[:, 0]
 
 
-def swapped(A, B, d, b, x, upstream):
-    return gradients(A, B, d, b, x, upstream)[::-1]
+def with_numpy(A, B, d, b, x):
+    W = np.diag(b.numpy()) @ B[: len(b)].numpy() @ np.diag(d.numpy()) @ A[:, : x.shape[1]].numpy()
+    return x @ torch.from_numpy(W.T)
 
 
 RIGHT = {
     "vera-1": update,
     "vera-2": lambda shapes, r: (file_bytes(shapes, r), pair_bytes(shapes, r)),
-    "vera-3": gradients,
+    "vera-3": best_scales,
 }
 WRONG = [
     ("vera-1", lambda A, B, d, b, x: update(A, B, d, b / b, x), "b is missing"),
@@ -50,6 +52,12 @@ WRONG = [
     ("vera-1", lambda A, B, d, b, x: (x @ A.T) @ torch.diag(d) @ (b[:, None] * B).T, "diagonal matrix"),
     ("vera-1", lambda A, B, d, b, x: (x @ A.T * d) @ B.T @ torch.diag(b), "diagonal matrix"),
     ("vera-1", diagonal, "diagonal matrix|as large as W"),
+    (
+        "vera-1",
+        lambda A, B, d, b, x: torch.einsum("o,or,r,ri,ni->no", b, B[: len(b)], d, A[:, : x.shape[1]], x),
+        "einsum of 5 tensors",
+    ),
+    ("vera-1", with_numpy, "outside PyTorch"),
     (
         "vera-1",
         lambda A, B, d, b, x: update(A, B, d, b, x) + 0 * torch.ones(4, *x.shape, *d.shape).sum(),
@@ -74,30 +82,22 @@ WRONG = [
     ("vera-2", lambda s, r: (file_bytes(s, r), 4 * r * sum(s[0])), "first layer|No single layer"),
     ("vera-2", lambda s, r: (file_bytes(s, r), 4 * r * sum(m + n for m, n in s)), "share one pair"),
     ("vera-2", lambda s, r: (file_bytes(s, r), 0), "pair is too small"),
-    ("vera-3", swapped, "should have shape|has the right shape but wrong values"),
-    ("vera-3", lambda *a: gradients(*a)[0], "two tensors"),
-    ("vera-3", lambda *a: tuple(g / len(a[4]) for g in gradients(*a)), "averaged"),
-    ("vera-3", lambda *a: tuple(-g for g in gradients(*a)), "wrong sign"),
-    ("vera-3", lambda A, B, d, b, x, g: gradients(A, B, d, b / b, x, g), "lacks b"),
+    ("vera-3", lambda A, B, target: torch.einsum("ok,oi,ki->k", B, target, A), "inner products"),
     (
         "vera-3",
-        lambda A, B, d, b, x, g: (gradients(A, B, d, b, x, g)[0], gradients(A, B, d / d, b, x, g)[1]),
-        "lacks d",
+        lambda A, B, target: (B.T @ target @ A.T).diagonal() / (A.square().sum(1) * B.square().sum(0)),
+        "alone; together they overlap",
     ),
     (
         "vera-3",
-        lambda A, B, d, b, x, g: (d * gradients(A, B, d, b, x, g)[0], gradients(A, B, d, b, x, g)[1]),
-        "linear in d",
+        lambda A, B, target: (torch.linalg.pinv(B) @ target @ torch.linalg.pinv(A)).diagonal().clone(),
+        "cut out of the best full matrix",
     ),
     (
         "vera-3",
-        lambda A, B, d, b, x, g: (gradients(A, B, d, b, x, g)[0], b * gradients(A, B, d, b, x, g)[1]),
-        "linear in b",
+        lambda A, B, target: best_scales(A, B, target.T if len(target) == len(target.T) else target),
+        "transposed target",
     ),
-    (
-        "vera-3",
-        lambda A, B, d, b, x, g: ((x @ A.T) * ((b * g) @ B), torch.zeros_like(b)),
-        "one row an example",
-    ),
-    ("vera-3", lambda A, B, d, b, x, g: (d, b), "wrong values"),
+    ("vera-3", lambda A, B, target: torch.diag(best_scales(A, B, target)), "should have shape"),
+    ("vera-3", lambda A, B, target: 1.1 * best_scales(A, B, target), "away from the target"),
 ]

@@ -15,13 +15,22 @@ SEED_BYTES = 8  # an integer of 64 bits
 
 
 class _Shapes(TorchFunctionMode):
-    """Remembers the shape of every tensor that PyTorch's functions return."""
+    """Remembers the shape of every tensor that PyTorch's functions return, and calls whose tensors it cannot see."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[int, ...]] = []
+        self.hidden = ""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.einsum:
+            operands = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
+            if len(operands) > 2:  # it multiplies two at a time, and what it holds between is not shown
+                self.hidden = (
+                    f"an einsum of {len(operands)} tensors may build a large one inside; give it two at a time"
+                )
+        elif getattr(func, "__name__", "") in ("numpy", "__array__", "tolist"):
+            self.hidden = "what you do outside PyTorch cannot be checked here; stay with tensors"
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(value, Tensor):
@@ -60,6 +69,8 @@ def update(function: Callable[..., Any]) -> int:
                 if close(value, mistaken, 1e-8):
                     raise Wrong(f"{words} {case}.")
             raise Wrong(f"The update has the right shape but wrong values {case}.")
+        if shapes.hidden:
+            raise Wrong(f"The values are right, but {shapes.hidden}.")
         for shape in shapes.seen:
             if sorted(shape) == sorted((inputs, outputs)):
                 raise Wrong(f"The values are right, but on the way you build a matrix as large as W, {shape} {case}.")
@@ -126,47 +137,38 @@ def _pair(answer: int, shapes: list[tuple[int, int]], rank: int, case: str) -> N
     raise Wrong(wrong.get(answer, f"The pair is too {'large' if answer > right else 'small'} {case}."))
 
 
-def gradients(function: Callable[..., Any]) -> int:
-    """vera-3: gradients of d and b from x and the gradient of the loss in y, without autograd."""
+def best_scales(function: Callable[..., Any]) -> int:
+    """vera-3: the d for which B diag(d) A is closest to a given matrix, with b absent."""
     generator = torch.Generator().manual_seed(43)
-    cases = ((1, 4, 3, 2), (6, 5, 5, 5), (7, 3, 8, 1), (4, 9, 5, 12))
-    for batch, inputs, outputs, rank in cases:
-        A, B, d, b, x, upstream = (
-            torch.randn(shape, generator=generator, dtype=torch.float64)
-            for shape in ((rank, inputs), (outputs, rank), (rank,), (outputs,), (batch, inputs), (batch, outputs))
+    cases = ((4, 3, 2), (5, 5, 3), (6, 8, 1), (5, 6, 12), (9, 4, 4))
+    for m, n, rank in cases:
+        A, B, target = (
+            torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((rank, n), (m, rank), (m, n))
         )
-        answer = function(A, B, d, b, x, upstream)
-        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-            raise Wrong("Return two tensors: the gradient of d and the gradient of b.")
-        z = x @ A.T  # (batch, rank)
-        u = (d * z) @ B.T  # (batch, outputs)
-        back = (b * upstream) @ B  # (batch, rank)
-        right = {"d": (z * back).sum(0), "b": (u * upstream).sum(0)}
-        mistakes = {
-            "d": (
-                ((z * (upstream @ B)).sum(0), "lacks b: the error passes through b on its way to d"),
-                ((d * z * back).sum(0), "holds d itself; y is linear in d"),
+        case = f"(out {m}, in {n}, rank {rank})"
+        value = require_tensor(function(A, B, target), (rank,), f"The vector d {case}", A.dtype)
+        overlaps = (A @ A.T) * (B.T @ B)  # (rank, rank), inner products of the matrices that d mixes
+        products = (B.T @ target @ A.T).diagonal()  # (rank,)
+        right = torch.linalg.solve(overlaps, products)
+        if close(value, right, 1e-6):
+            continue
+        wrong = [
+            (products, "holds inner products with the target; no fit is made of them yet"),
+            (products / overlaps.diagonal(), "fits each of the matrices that it mixes alone; together they overlap"),
+            (
+                (torch.linalg.pinv(B) @ target @ torch.linalg.pinv(A)).diagonal(),
+                "is cut out of the best full matrix in its place; the best diagonal is another",
             ),
-            "b": (
-                (((z @ B.T) * upstream).sum(0), "lacks d: the input passes through d on its way to b"),
-                ((b * u * upstream).sum(0), "holds b itself; y is linear in b"),
-            ),
-        }
-        for letter, given in zip("db", answer, strict=True):
-            case = f"of {letter} (batch {batch}, in {inputs}, out {outputs}, rank {rank})"
-            true = right[letter]
-            if isinstance(given, Tensor) and given.shape == (batch, len(true)):
-                raise Wrong(f"The gradient {case} has one row an example; add the examples up.")
-            value = require_tensor(given, tuple(true.shape), f"The gradient {case}", A.dtype)
-            if close(value, true, 1e-8):
-                continue
-            if batch > 1 and close(value * batch, true, 1e-8):
-                raise Wrong(f"The gradient {case} is averaged over the batch; add the examples up.")
-            for mistaken, words in ((-true, "has the wrong sign"), *mistakes[letter]):
-                if close(value, mistaken, 1e-8):
-                    raise Wrong(f"The gradient {case} {words}.")
-            raise Wrong(f"The gradient {case} has the right shape but wrong values.")
+        ]
+        if m == n:
+            products = (B.T @ target.T @ A.T).diagonal()
+            wrong.append((torch.linalg.solve(overlaps, products), "fits the transposed target"))
+        for mistaken, words in wrong:
+            if close(value, mistaken, 1e-6):
+                raise Wrong(f"The vector d {words} {case}.")
+        far, near = ((B @ torch.diag(d) @ A - target).norm() for d in (value, right))
+        raise Wrong(f"Your update is {far:.3f} away from the target, the closest one {near:.3f} {case}.")
     return len(cases)
 
 
-EXERCISES = {"vera-1": update, "vera-2": storage, "vera-3": gradients}
+EXERCISES = {"vera-1": update, "vera-2": storage, "vera-3": best_scales}
