@@ -21,9 +21,13 @@ def pair_bytes(shapes, rank):
     return 4 * rank * (max(m for m, _ in shapes) + max(n for _, n in shapes))
 
 
-def best_scales(A, B, target):
-    columns = (B.T[:, :, None] * A[:, None, :]).flatten(1).T  # (m n, r)
-    return torch.linalg.lstsq(columns, target.flatten()[:, None]).solution[:, 0]
+def frozen(A, B, d):
+    return B @ (d[:, None] * A)
+
+
+def best_scales(A, B, d, target):
+    P = frozen(A, B, d)
+    return (P * target).sum(1) / P.square().sum(1)
 
 
 def with_numpy(A, B, d, b, x):
@@ -82,22 +86,20 @@ WRONG = [
     ("vera-2", lambda s, r: (file_bytes(s, r), 4 * r * sum(s[0])), "first layer|No single layer"),
     ("vera-2", lambda s, r: (file_bytes(s, r), 4 * r * sum(m + n for m, n in s)), "share one pair"),
     ("vera-2", lambda s, r: (file_bytes(s, r), 0), "pair is too small"),
-    ("vera-3", lambda A, B, target: torch.einsum("ok,oi,ki->k", B, target, A), "inner products"),
+    ("vera-3", lambda A, B, d, target: (frozen(A, B, d) * target).sum(1), "inner products"),
     (
         "vera-3",
-        lambda A, B, target: (B.T @ target @ A.T).diagonal() / (A.square().sum(1) * B.square().sum(0)),
-        "alone; together they overlap",
+        lambda A, B, d, target: best_scales(A, B, d, target) * frozen(A, B, d).norm(dim=1),
+        "its square is wanted",
     ),
     (
         "vera-3",
-        lambda A, B, target: (torch.linalg.pinv(B) @ target @ torch.linalg.pinv(A)).diagonal().clone(),
-        "cut out of the best full matrix",
+        lambda A, B, d, target: (frozen(A, B, d) * target).sum(1) / frozen(A, B, d).square().sum(),
+        "all of them together",
     ),
-    (
-        "vera-3",
-        lambda A, B, target: best_scales(A, B, target.T if len(target) == len(target.T) else target),
-        "transposed target",
-    ),
-    ("vera-3", lambda A, B, target: torch.diag(best_scales(A, B, target)), "should have shape"),
-    ("vera-3", lambda A, B, target: 1.1 * best_scales(A, B, target), "away from the target"),
+    ("vera-3", lambda A, B, d, target: best_scales(A, B, d / d, target), "ignores one"),
+    ("vera-3", lambda A, B, d, target: (target / frozen(A, B, d)).mean(1), "average of quotients"),
+    ("vera-3", lambda A, B, d, target: 1 / best_scales(A, B, d, target), "upside down"),
+    ("vera-3", lambda A, B, d, target: torch.diag(best_scales(A, B, d, target)), "should have shape"),
+    ("vera-3", lambda A, B, d, target: 1.1 * best_scales(A, B, d, target), "away from the target"),
 ]

@@ -138,35 +138,34 @@ def _pair(answer: int, shapes: list[tuple[int, int]], rank: int, case: str) -> N
 
 
 def best_scales(function: Callable[..., Any]) -> int:
-    """vera-3: the d for which B diag(d) A is closest to a given matrix, with b absent."""
+    """vera-3: the b for which diag(b) B diag(d) A is closest to a given matrix."""
     generator = torch.Generator().manual_seed(43)
     cases = ((4, 3, 2), (5, 5, 3), (6, 8, 1), (5, 6, 12), (9, 4, 4))
     for m, n, rank in cases:
-        A, B, target = (
-            torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((rank, n), (m, rank), (m, n))
+        A, B, d, target = (
+            torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in ((rank, n), (m, rank), (rank,), (m, n))
         )
         case = f"(out {m}, in {n}, rank {rank})"
-        value = require_tensor(function(A, B, target), (rank,), f"The vector d {case}", A.dtype)
-        overlaps = (A @ A.T) * (B.T @ B)  # (rank, rank), inner products of the matrices that d mixes
-        products = (B.T @ target @ A.T).diagonal()  # (rank,)
-        right = torch.linalg.solve(overlaps, products)
+        value = require_tensor(function(A, B, d, target), (m,), f"The vector b {case}", A.dtype)
+        P = B @ (d[:, None] * A)  # (m, n), the update at b = 1
+        products, lengths = (P * target).sum(1), P.square().sum(1)  # (m,) both
+        right = products / lengths
         if close(value, right, 1e-6):
             continue
+        plain = B @ A
         wrong = [
             (products, "holds inner products with the target; no fit is made of them yet"),
-            (products / overlaps.diagonal(), "fits each of the matrices that it mixes alone; together they overlap"),
-            (
-                (torch.linalg.pinv(B) @ target @ torch.linalg.pinv(A)).diagonal(),
-                "is cut out of the best full matrix in its place; the best diagonal is another",
-            ),
+            (products / lengths.sqrt(), "divides by the length of each row where its square is wanted"),
+            (products / lengths.sum(), "divides every row by the length of all of them together"),
+            ((plain * target).sum(1) / plain.square().sum(1), "ignores one of the arguments"),
+            ((target / P).mean(1), "is an average of quotients; that is not the least sum of squares"),
+            (lengths / products, "has its quotient upside down"),
         ]
-        if m == n:
-            products = (B.T @ target.T @ A.T).diagonal()
-            wrong.append((torch.linalg.solve(overlaps, products), "fits the transposed target"))
         for mistaken, words in wrong:
             if close(value, mistaken, 1e-6):
-                raise Wrong(f"The vector d {words} {case}.")
-        far, near = ((B @ torch.diag(d) @ A - target).norm() for d in (value, right))
+                raise Wrong(f"The vector b {words} {case}.")
+        far, near = ((b[:, None] * P - target).norm() for b in (value, right))
         raise Wrong(f"Your update is {far:.3f} away from the target, the closest one {near:.3f} {case}.")
     return len(cases)
 
