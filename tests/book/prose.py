@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from typing import Any
 
-SCALES = {"%": -2, "percent": -2, "k": 3, "K": 3, "thousand": 3, "M": 6, "million": 6, "G": 9, "B": 9, "billion": 9}
+SCALES = {"%": -2, "percent": -2, "per cent": -2, "k": 3, "K": 3, "thousand": 3, "M": 6, "million": 6}
+SCALES |= {"G": 9, "B": 9, "billion": 9, "T": 12, "trillion": 12}
 NUMBER = re.compile(
-    r"(?<![\w.])(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?P<power>e[+-]?\d+)?"
-    r"(?:[ \u00a0\u202f]?(?P<unit>%|percent|thousand|million|billion|(?:[kKMG]i?)B|[kKMB]))?(?!\w)(?!,\d{3})"
+    r"(?<![\w.])(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<power>e[+-]?\d+)?"
+    r"(?:[ \u00a0\u202f]?(?P<unit>%|per ?cent|thousand|million|billion|trillion|(?:[kKMGT]i?)B|[kKMB]))?"
+    r"(?:[x×](?!\s*\d))?(?!\w)(?!,\d{3})"
 )
 SOURCE = re.compile(
-    r"\N{REFERENCE MARK}|[Aa]ppendix|[Aa]bstract"
+    r"\N{REFERENCE MARK}|[Aa]ppendix|(?:[Tt]heir|[Ii]ts|'s) abstract\b"
     r"|(?:Tables?|Figures?|Fig\.|[Ss]ections?|[Ee]quations?|[Ee]qs?\.)\s+[A-Z]?\.?\d"
 )
-ABBREVIATION = re.compile(r"(?:\b(?:eq|eqs|fig|sec|app|cf|vs|al|e\.g|i\.e)|\b[A-Z])\.$", re.I)
+OURS = re.compile(r"\b(?:[Oo]urs?|[Hh]ere|of this page)\b")
+ABBREVIATION = re.compile(r"(?:\b(?i:eq|eqs|fig|sec|app|cf|vs|al|e\.g|i\.e)|\b[A-Z])\.$")
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,20 @@ class Number:
         """Too precise to stand in a sentence by chance: three digits, or two with a decimal point or as percent."""
         return self.significant >= 3 or (self.significant == 2 and (self.decimals > 0 or self.unit == -2))
 
-    def shows(self, other: "Number") -> bool:
-        """Whether this is the other number, or, given three digits, the other rounded or cut off."""
+    def repeats(self, other: "Number") -> bool:
+        """Whether this round number is the other one with its unit; a single digit may stand there by chance."""
+        telling = self.significant >= 2 or self.decimals > 0 or self.unit != 0
+        return telling and self.value == other.value and self.unit == other.unit
+
+    def shows(self, other: "Number", digits: int = 3) -> bool:
+        """Whether this is the other number, or, given so many digits, the other rounded or cut off."""
         for shift in {0, self.unit}:
             last = Decimal(1).scaleb(shift - self.decimals)
             value = self.value.scaleb(shift)
             for exact in other.values:
                 if exact == value:
                     return True
-                if self.significant >= 3 and other.significant > self.significant:
+                if self.significant >= digits and other.significant > self.significant:
                     steps = exact / last
                     if value / last in {steps.quantize(Decimal(1), how) for how in (ROUND_HALF_UP, ROUND_DOWN)}:
                         return True
@@ -128,14 +136,16 @@ def _plain(markdown: str) -> str:
     text = "\n".join(kept)
     text = re.sub(r"\$\$.*?\$\$(?:\s*\([\w-]+\))?", "", text, flags=re.S)
     text = re.sub(r"\{cite[\w:]*\}`[^`]*`", "\N{REFERENCE MARK}", text)
-    text = re.sub(r"\{[\w:]+\}`[^`]*`|`[^`]*`|https?://\S+", "", text)
+    text = re.sub(r"\{[\w:]+\}`[^`]*`|https?://\S+", "", text)
+    text = re.sub(r"`([^`]*)`", lambda code: code[1] if NUMBER.fullmatch(code[1].strip()) else "", text)
     text = re.sub(r"\$([^$]*)\$", _formula, text)
-    return re.sub(r"\d[\d,]*\s*(?:×|x|by)\s*\d[\d,]*", "…", text)  # the size of a matrix
+    return re.sub(r"(?<![\d.])\d[\d,]*\s*(?:×|x|by)\s*\d[\d,]*(?![\d,]*\.\d)", "…", text)  # the size of a matrix
 
 
 def _formula(match: re.Match[str]) -> str:
     """A formula that is nothing but a number is prose; any other is left out."""
     inside = match[1].replace(r"\,", "").replace("{,}", ",").replace(r"\%", "%").strip()
+    inside = re.sub(r"^(?:\\approx|\\sim|[<>=]|\\leq?|\\geq?)\s*", "", inside)
     return inside if re.fullmatch(r"-?[\d.,]+\s*%?", inside) else "…"
 
 
@@ -176,7 +186,7 @@ class _Settings(ast.NodeVisitor):
         pass
 
     def visit_Call(self, node: ast.Call) -> None:
-        glued = getattr(node.func, "id", "") == "glued"
+        glued = "glued" in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))
         for child in ast.iter_child_nodes(node):
             if not (glued and isinstance(getattr(child, "value", None), ast.Constant)):
                 self.visit(child)
@@ -204,21 +214,37 @@ def captions(notebook: Any) -> Iterator[str]:
         yield about.get("image", {}).get("alt", "")
 
 
+def shown(number: Number, other: Number, glued: bool) -> bool:
+    """Whether the number repeats a computed one; of a glued one with the same unit, two digits are enough."""
+    alike = glued and number.unit == other.unit
+    if number.precise or (alike and number.significant == 2 and number.unit):
+        return number.shows(other, digits=2 if alike else 3)
+    return alike and number.repeats(other)
+
+
+def quoted(statement: str, number: Number) -> bool:
+    """Whether the sentence names a source, and between it and the number does not turn to what is ours."""
+    before = statement[: statement.rfind(number.text)]
+    named = [match.end() for match in SOURCE.finditer(before)]
+    return bool(SOURCE.search(statement)) and not (named and OURS.search(before, named[-1]))
+
+
 def typed_numbers(notebook: Any) -> list[str]:
     """Numbers typed by hand in the prose that a cell of the same notebook computes, each with its sentence."""
     known = computed(notebook)
-    every = [(number, f"{{glue:text}}`{name}`") for name, found in known.glued.items() for number in found]
-    every += [(number, "a printed number: glue it") for number in known.printed]
+    glued = [(number, f"{{glue:text}}`{name}`") for name, found in known.glued.items() for number in found]
+    every = [*glued, *((number, "a printed number: glue it") for number in known.printed)]
     prose = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
     typed = []
     for statement in (s for text in [*prose, *captions(notebook)] for s in statements(text)):
-        if SOURCE.search(statement):
-            continue
         for number in numbers(statement.rpartition(" | ")[2]):
-            if not number.precise or known.literals & set(number.values):
+            if quoted(statement, number):
                 continue
-            for other, instead in every:
-                if number.shows(other):
+            setting = known.literals & set(number.values)  # a precise value may be in the code to repeat a result
+            if setting and (number.significant < 3 or all(value == value.to_integral_value() for value in setting)):
+                continue
+            for other, instead in glued if setting else every:
+                if shown(number, other, (other, instead) in glued):
                     typed.append(f"{number.text!r} is {instead} ({other.text}), in: {statement.strip()[:200]}")
                     break
     return typed
@@ -241,18 +267,33 @@ def repeated_glue(notebook: Any) -> list[str]:
 
 
 def constant_glue(notebook: Any) -> list[str]:
-    """Arguments of glued() that are typed numbers."""
+    """Arguments of glued() that are typed numbers, also inside an f-string or by way of a name."""
+    trees = [ast.parse("".join(cell["source"])) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    typed = {
+        target.id: node.value
+        for node in nodes
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     found = []
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            for node in ast.walk(ast.parse("".join(cell["source"]))):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "glued":
-                    for argument in node.keywords:
-                        value = argument.value
-                        if isinstance(value, ast.Constant) and any(
-                            number.precise for number in numbers(str(value.value))
-                        ):
-                            found.append(f"{argument.arg}={ast.unparse(value)}")
+    for node in nodes:
+        if not (
+            isinstance(node, ast.Call) and "glued" in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))
+        ):
+            continue
+        arguments = [(argument.arg, argument.value) for argument in node.keywords]
+        for name, value in list(arguments):
+            if name is None and isinstance(value, ast.Dict):
+                arguments += [(ast.unparse(key), own) for key, own in zip(value.keys, value.values, strict=True) if key]
+        for name, value in arguments:
+            value = typed.get(value.id, value) if isinstance(value, ast.Name) else value
+            parts = value.values if isinstance(value, ast.JoinedStr) else [value]
+            constants = [part.value if isinstance(part, ast.FormattedValue) else part for part in parts]
+            text = [part.value for part in constants if isinstance(part, ast.Constant)]
+            if len(text) == len(parts) and any(number.precise for number in numbers("".join(map(str, text)))):
+                found.append(f"{name}={ast.unparse(value)}")
     return found
 
 

@@ -76,7 +76,8 @@ def test_exercises_have_checkers_and_solutions(path: Path) -> None:
     assert all(title.startswith(f"Exercise {i}: ") for i, title in enumerate(titles, start=1)), titles
     checked = []
     for exercise in found:
-        assert re.search(r"\{admonition\} Solution\n:class: dropdown\n", exercise.markdown), exercise.heading
+        solution = re.search(r"\{admonition\} Solution\n:class: dropdown\n(.*)", exercise.markdown, re.S)
+        assert solution and len(solution[1].strip("`~ \n")) > 80, f"{exercise.heading}: no solution, or an empty one"
         names = re.findall(r"\bcheck\(\s*\"([\w-]+)\"", exercise.code)
         checked += names
         for name in names:

@@ -61,6 +61,24 @@ def notebook(markdown: str, code: str = "", printed: str = "", glued: str | None
         ("## Only 0.674 is left", "0.674"),
         ("See Table 3. Ours is 0.674.", "0.674"),
         ("It is **0.674**.", "0.674"),
+        ("It is `0.674`.", "0.674"),
+        ("It is $\\approx 0.674$.", "0.674"),
+        ("It is .674 now.", "0.674"),
+        ("It is 67.4 per cent.", "67.4%"),
+        ("It takes 302TB.", "302 TB"),
+        ("It is 7.4x as fast.", "7.4"),
+        ("It falls from 0.674 by 12 points.", "0.674"),
+        ("It is 41 times as large.", "41"),
+        ("VeRA wins on 18 of them.", "18 of 20"),
+        ("It keeps 80% of it.", "80%"),
+        ("It has 12,000 parts.", "12,000"),
+        ("It ends at 0.5 after that.", "0.5"),
+        ("It ends at 0.39 after that.", "0.394"),
+        ("It weighs 26 GB.", "26.4 GB"),
+        ("Unlike their Table 2, ours gives 0.674.", "0.674"),
+        ("Figure 3 of this page shows 0.674.", "0.674"),
+        ("The abstract painting costs 0.674.", "0.674"),
+        ("Table 2 has a rank r. Ours is 0.674.", "0.674"),
     ],
 )
 def test_a_typed_number_that_is_glued_is_found(sentence: str, glued: str) -> None:
@@ -89,12 +107,14 @@ def test_a_typed_number_that_is_printed_is_found_also_rounded(sentence: str, pri
     [
         "It is {glue:text}`number`.",
         "Their Table 2 prints 0.674.",
+        "Ours differs from the 0.674 of their Table 2.",
+        "Of 200 dimensions 0.674 are used (their abstract).",
+        "The code has `size=0.674` in it.",
         "{cite:t}`hu2022lora` print 0.674 (their section 4.1).",
         "They print 0.674 {cite}`hu2022lora`, as did, e.g. in eq. 3, others.",
         "| | paper, Table 2 | ours |\n|---|---|---|\n| LoRA | 0.674 | {glue:text}`number` |",
         "| | paper | ours |\n|---|---|---|\n| Table 2, LoRA | 0.674 | {glue:text}`number` |",
         "```python\nprint(0.674)\n```",
-        "The code says `0.674`.",
         "$$\n0.674 = x\n$$ (eq-a)",
         "From $x = 0.674$ it follows.",
         "Read https://example.org/0.674 for it.",
@@ -117,9 +137,17 @@ def test_a_setting_that_stands_in_the_code_may_be_typed() -> None:
 def test_bounds_of_assertions_and_glued_constants_are_no_settings() -> None:
     code = "assert abs(error - 0.674) < 0.01\nglued(number='0.674', other=f'{error} 0.674')"
     assert len(typed_numbers(notebook("It is 0.674.", code, glued="0.674"))) == 1
-    assert typed_numbers(notebook("It is 0.674.", "glued(number=f'{0.674 * 2}')", glued="0.674")) == []
+    assert typed_numbers(notebook("It is 0.67.", "glued(number=f'{0.67 * 2}')", glued="0.67")) == []
     assert constant_glue(notebook("", code)) == ["number='0.674'"]
     assert constant_glue(notebook("", "glued(number=f'{error:.3f}', start='unchanged')")) == []
+    for code in ("glued(a=f'{0.674}')", "book.glued(a='0.674')", "glued(**{'a': '0.674'})", "x = '0.674'\nglued(a=x)"):
+        assert len(constant_glue(notebook("", code))) == 1, code
+
+
+def test_a_result_that_the_code_repeats_is_no_setting() -> None:
+    code = "figure.axes[0].set_ylim(0, 0.674)"
+    assert len(typed_numbers(notebook("It ends at 0.674.", code, glued="0.674"))) == 1
+    assert typed_numbers(notebook("The axis ends at 0.5.", code.replace("0.674", "0.5"), glued="0.5")) == []
 
 
 def test_captions_and_alternative_texts_count() -> None:

@@ -16,6 +16,11 @@ def vera_d(W, A, B, b, power=2):
     return torch.linalg.solve(*vera_system(W, A, B, b, power))
 
 
+def tall(W, A, B, b):
+    atoms = torch.einsum("o,ok,ki->oik", b, B, A)
+    return torch.linalg.lstsq(atoms.flatten(0, 1), W.reshape(-1, 1)).solution[:, 0]
+
+
 RIGHT = {
     "shootout-1": lambda M, r: missed(M, r) / M.numel(),
     "shootout-2": vera_d,
@@ -32,6 +37,7 @@ WRONG = [
     ("shootout-1", lambda M, r: missed(M, max(r - 1, 0)) / M.numel(), "counted one"),
     ("shootout-1", lambda M, r: 99.0, "too large"),
     ("shootout-1", lambda M, r: M, "should have shape"),
+    ("shootout-2", tall, "built the tall matrix"),
     ("shootout-2", lambda W, A, B, b: vera_d(W, A, B, b / b), "b = 1"),
     ("shootout-2", lambda W, A, B, b: vera_d(W / b[:, None], A, B, b / b), "divided the rows"),
     (

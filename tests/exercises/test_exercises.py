@@ -47,8 +47,11 @@ def test_checking_leaves_the_random_state_alone():
 def test_unknown_exercise_suggests():
     with pytest.raises(ValueError, match="lora-1"):
         check("lora1", len)
-    with pytest.raises(ValueError, match="seconds is 0"):
-        check("lora-1", len, seconds=0)
+    with pytest.raises(ValueError, match="the exercise's name; yours is of type builtin"):
+        check(len, "lora-1")
+    for seconds in (0, "3", float("nan"), True):
+        with pytest.raises(ValueError, match=f"seconds is {seconds!r}"):
+            check("lora-1", len, seconds=seconds)
 
 
 def solutions():

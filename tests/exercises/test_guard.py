@@ -1,8 +1,10 @@
 """The guarded call: a function that raises, loops, prints, mutates or returns something odd gets a message."""
 
+import asyncio
 import os
 import random
 import signal
+import sys
 import threading
 import time
 
@@ -45,6 +47,14 @@ def test_leaving_python_and_endless_recursion_are_told():
     assert "raised RecursionError" in message(recurses, 1)
 
 
+@pytest.mark.parametrize("kind", [GeneratorExit, asyncio.CancelledError])
+def test_what_is_no_exception_is_told(kind):
+    def raises(x):
+        raise kind
+
+    assert f"raised {kind.__name__}" in message(raises, 1)
+
+
 def test_an_interrupt_by_the_reader_goes_through():
     def interrupted(x):
         raise KeyboardInterrupt
@@ -72,6 +82,14 @@ def loops_and_catches(x):
             pass
 
 
+def loops_and_catches_all(x):
+    while True:
+        try:
+            time.sleep(5)
+        except:  # noqa: E722
+            continue
+
+
 def catches_once(x):
     try:
         loops(x)
@@ -79,13 +97,15 @@ def catches_once(x):
         loops(x)
 
 
-@pytest.mark.parametrize("function", [loops, loops_and_catches, catches_once])
+@pytest.mark.parametrize("function", [loops, loops_and_catches, catches_once, loops_and_catches_all])
 def test_endless_loops_are_stopped(function):
+    tracer = sys.gettrace()
     start = time.monotonic()
     assert "still running after 0.2 seconds; does a loop ever end? (inputs: 1)" in message(function, 1, seconds=0.2)
     assert time.monotonic() - start < 3
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert sys.gettrace() is tracer
 
 
 @pytest.mark.parametrize("function", [loops, loops_and_catches, catches_once])
@@ -169,7 +189,8 @@ def steps(layer):
     ],
 )
 def test_inputs_that_change_are_told(function, argument):
-    assert "changed its input number 2" in message(lambda x, y: function(y), 0, argument)
+    assert "changed its input number 2 (y);" in message(lambda x, y: function(y), 0, argument)
+    assert "changed its input number 2;" in message(lambda *both: function(both[1]), 0, argument)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +312,14 @@ def test_require_number(value):
 def test_a_value_that_the_exercise_cannot_use_is_no_traceback():
     verdict = judge("made-up", lambda function: len(function(1)), lambda x: x, 5.0)
     assert not verdict and "cannot use what your function returned" in verdict.message
+
+
+def test_many_slow_cases_end_too():
+    def exercise(function):
+        return sum(function(0.1) for _ in range(100))
+
+    verdict = judge("made-up", exercise, lambda x: time.sleep(x) or 1, 0.2)
+    assert not verdict and "took more than 0.6 seconds together" in verdict.message
 
 
 def test_checkers_may_be_used_with_gradients_off():

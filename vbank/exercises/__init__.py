@@ -48,18 +48,23 @@ def check(name: str, function: Callable[..., Any], seconds: float = 10.0) -> Ver
     Args:
         name: the exercise, such as ``"lora-1"``.
         function: the reader's function. It is called with copies; what it prints is shown where it is wrong.
-        seconds: how long one call may take.
+        seconds: how long one call may take; all cases together may take about three times as long.
 
     Returns:
         A verdict that is true if the function is right and prints what is wrong if not.
 
     Raises:
-        ValueError: there is no such exercise, or `seconds` is not positive.
+        ValueError: there is no such exercise, the name is no text, or `seconds` is no positive number.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"check: the first argument is the exercise's name; yours is of type {type(name).__name__}."
+            ' Write check("lora-1", my_function)'
+        )
     if name not in EXERCISES:
         raise ValueError(unknown("exercise", name, EXERCISES))
-    if not seconds > 0:
-        raise ValueError(f"check: seconds is {seconds}; it must be positive")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise ValueError(f"check: seconds is {seconds!r}; it must be a positive number")
     return judge(name, EXERCISES[name], function, seconds)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +34,22 @@ class Verdict:
 def judge(
     name: str, exercise: Callable[[Callable[..., Any]], int], function: Callable[..., Any], seconds: float
 ) -> Verdict:
-    """Runs an exercise's cases; `exercise` raises Wrong or returns how many cases it tried."""
+    """Runs an exercise's cases; `exercise` raises Wrong or returns how many cases it tried.
+
+    A call may take `seconds`; after three times as long no further call begins.
+    """
     if not callable(function):
         return Verdict(name, False, f"Give me the function itself; this is of type {type(function).__name__}.")
+    start = time.monotonic()
+
+    def call(*arguments: Any) -> Any:
+        if time.monotonic() - start > 3 * seconds:
+            raise Wrong(f"Your function is too slow: its cases took more than {3 * seconds:g} seconds together.")
+        return guarded(function, seconds, *arguments)
+
     state = torch.get_rng_state()
     try:
-        cases = exercise(functools.partial(guarded, function, seconds))
+        cases = exercise(call)
     except Wrong as wrong:
         return Verdict(name, False, str(wrong))
     except Exception as error:  # the exercise stumbled over a value of a kind that it does not expect

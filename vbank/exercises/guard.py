@@ -7,12 +7,14 @@ import copy
 import ctypes
 import inspect
 import io
+import itertools
 import os
 import random
 import signal
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,14 +55,17 @@ def guarded(function: Callable[..., Any], seconds: float, *arguments: Any) -> An
             f"Your function was still running after {seconds:g} seconds; does a loop ever end?"
             f" (inputs: {describe(arguments)}){_printed(output)}"
         ) from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:  # the reader's own wish
+        raise
+    except BaseException as error:  # SystemExit, GeneratorExit and asyncio's CancelledError are no Exception
         raise Wrong(
             f"Your function raised {type(error).__name__}: {_shortened(str(error))}{_line(error, function)}"
             f" (inputs: {describe(arguments)}).{_printed(output)}"
         ) from error
-    for position, (before, after) in enumerate(zip(arguments, given, strict=True), start=1):
+    for position, (before, after) in enumerate(zip(arguments, given, strict=True)):
         if not unchanged(before, after):
-            raise Wrong(f"Your function changed its input number {position}; return a new value instead.")
+            name = _parameter(function, position)
+            raise Wrong(f"Your function changed its input number {position + 1}{name}; return a new value instead.")
     if result is None:
         raise Wrong(f"Your function returned nothing; does it end with a return?{_printed(output)}")
     if inspect.iscoroutine(result):
@@ -83,6 +88,17 @@ def _require_signature(function: Callable[..., Any], arguments: Sequence[Any]) -
             f"Your function has the parameters {signature}, but it is called with {len(arguments)} arguments"
             f" ({describe(arguments)}): {error}."
         ) from None
+
+
+def _parameter(function: Callable[..., Any], position: int) -> str:
+    """The name of the parameter that takes an argument, in brackets; nothing where it has no name of its own."""
+    try:
+        names = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return ""
+    if position >= len(names) or any(parameter.kind == parameter.VAR_POSITIONAL for parameter in names[: position + 1]):
+        return ""
+    return f" ({names[position].name})"
 
 
 @contextlib.contextmanager
@@ -116,9 +132,14 @@ def _announce(seconds: float) -> None:
 
 @contextlib.contextmanager
 def _signalled(seconds: float) -> Iterator[None]:
-    def stop(*_: Any) -> None:
+    signals = itertools.count()
+
+    def stop(_: int, frame: types.FrameType | None) -> None:
+        if next(signals) >= 2:
+            _stop_in_handlers(frame)
         raise TimeUp
 
+    tracer = sys.gettrace()
     before = signal.signal(signal.SIGALRM, stop)
     try:  # two layers: the last signal may arrive within the inner `finally`
         try:
@@ -129,6 +150,30 @@ def _signalled(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if sys.gettrace() is not tracer:
+            sys.settrace(tracer)
+
+
+def _stop_in_handlers(frame: types.FrameType | None) -> None:
+    """Lets the next line of the reader's code raise TimeUp too.
+
+    A bare `except:` inside `while True:` catches every TimeUp. Its own first line is the next one, and what is raised
+    there leaves the loop.
+    """
+
+    def trace(_: types.FrameType, event: str, __: Any) -> Any:
+        if event == "line":
+            raise TimeUp
+        return trace
+
+    frames = []
+    while frame is not None and frame.f_code is not guarded.__code__:
+        frames.append(frame)
+        frame = frame.f_back
+    for own in frames:
+        if own.f_code.co_filename == frames[-1].f_code.co_filename:
+            own.f_trace = trace
+    sys.settrace(lambda *_: None)  # with none set, Python asks no frame
 
 
 @contextlib.contextmanager

@@ -12,33 +12,55 @@ from vbank.exercises.checker import Wrong, close, require_integer, require_tenso
 
 
 def gradients(function: Callable[..., Any]) -> int:
-    """lora-1: gradients of A and B from x and the gradient of the loss in y, without autograd."""
+    """lora-1: gradients of A, B and x from the gradient of the loss in y, without autograd."""
     generator = torch.Generator().manual_seed(21)
     cases = ((1, 4, 3, 2, 1.0), (5, 6, 6, 2, 1.0), (7, 3, 8, 1, 2.0), (4, 9, 5, 3, 0.25))
     for batch, inputs, outputs, rank, scale in cases:
-        A, B, x, upstream = (
-            torch.randn(shape, generator=generator, dtype=torch.float64)
-            for shape in ((rank, inputs), (outputs, rank), (batch, inputs), (batch, outputs))
+        shapes = ((outputs, inputs), (rank, inputs), (outputs, rank), (batch, inputs), (batch, outputs))
+        given = W, A, B, x, upstream = tuple(
+            torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
         )
-        answer = function(A, B, x, upstream, scale)
-        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-            raise Wrong("Return two tensors: the gradient of A and the gradient of B.")
-        leaves = A.clone().requires_grad_(), B.clone().requires_grad_()
-        (scale * x @ leaves[0].T @ leaves[1].T).backward(upstream)
-        for letter, given, leaf in zip("AB", answer, leaves, strict=True):
+        with torch.inference_mode():  # backward fails there
+            answer = _without_autograd(function, *given, scale)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 3:
+            raise Wrong("Return three tensors: the gradients of A, of B and of x.")
+        leaves = [tensor.clone().requires_grad_() for tensor in (A, B, x)]
+        (leaves[2] @ W.T + scale * (leaves[2] @ leaves[0].T) @ leaves[1].T).backward(upstream)
+        for letter, mine, leaf in zip("ABx", answer, leaves, strict=True):
             case = f"of {letter} (batch {batch}, in {inputs}, out {outputs}, rank {rank}, s = {scale:g})"
-            value = require_tensor(given, tuple(leaf.shape), f"The gradient {case}", A.dtype)
+            value = require_tensor(mine, tuple(leaf.shape), f"The gradient {case}", A.dtype)
             right: Tensor = leaf.grad  # type: ignore[assignment]
-            if close(value, right, 1e-8):
-                continue
-            if close(value * scale, right, 1e-8):
-                raise Wrong(f"The gradient {case} lacks the scale s.")
-            if batch > 1 and close(value * batch, right, 1e-8):
-                raise Wrong(f"The gradient {case} is averaged over the batch; add the examples up.")
-            if close(value, -right, 1e-8):
-                raise Wrong(f"The gradient {case} has the wrong sign.")
-            raise Wrong(f"The gradient {case} has the right shape but wrong values.")
+            if not close(value, right, 1e-8):
+                raise Wrong(_what_is_wrong(letter, value, right, scale, given).format(f"The gradient {case}"))
     return len(cases)
+
+
+def _without_autograd(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls the function; where it fails for lack of autograd, says that this is on purpose."""
+    try:
+        return function(*arguments)
+    except Wrong as wrong:
+        if "does not require grad" in str(wrong) or "nference tensor" in str(wrong) or "inference mode" in str(wrong):
+            raise Wrong("Autograd is switched off here: write the products of the backward pass yourself.") from None
+        raise
+
+
+def _what_is_wrong(letter: str, value: Tensor, right: Tensor, scale: float, given: tuple[Tensor, ...]) -> str:
+    W, A, B, x, upstream = given
+    if letter == "x":
+        if close(value, upstream @ W, 1e-8):
+            return "{} goes through W alone; x reaches the loss on a second path."
+        if close(value, scale * upstream @ B @ A, 1e-8):
+            return "{} goes through the update alone; x reaches the loss on a second path."
+        if close(value, upstream @ W + upstream @ B @ A, 1e-8):
+            return "{} lacks the scale s."
+    elif close(value * scale, right, 1e-8):
+        return "{} lacks the scale s."
+    if len(x) > 1 and close(value * len(x), right, 1e-8):
+        return "{} is averaged over the batch; add the examples up."
+    if close(value, -right, 1e-8):
+        return "{} has the wrong sign."
+    return "{} has the right shape but wrong values."
 
 
 def parameters(function: Callable[..., Any]) -> int:

@@ -2,65 +2,94 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
 
 
-def best_approximation(function: Callable[..., Any]) -> int:
-    """low-rank-1: the best approximation of rank r of a matrix (Eckart and Young 1936)."""
+def balanced_factors(function: Callable[..., Any]) -> int:
+    """low-rank-1: factors of the best approximation of rank r with B^T B = A A^T."""
     generator = torch.Generator().manual_seed(11)
-    cases = ((6, 6, 2), (9, 4, 3), (4, 9, 1), (5, 7, 5), (8, 8, 7))
+    cases = ((6, 6, 2), (9, 5, 3), (4, 8, 1), (5, 5, 5))
     for rows, columns, rank in cases:
-        M = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+        M = 3 * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
         case = f"for a {rows} x {columns} matrix and r = {rank}"
-        answer = require_tensor(function(M, rank), (rows, columns), f"The approximation {case}", M.dtype)
+        answer = function(M, rank)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise Wrong("Return two tensors: B and A.")
+        B = require_tensor(answer[0], (rows, rank), f"The factor B {case}", M.dtype)
+        A = require_tensor(answer[1], (rank, columns), f"The factor A {case}", M.dtype)
         U, S, Vh = torch.linalg.svd(M, full_matrices=False)
-        best = U[:, :rank] * S[:rank] @ Vh[:rank]
-        if close(answer, best, 1e-8):
-            continue
-        found = int(torch.linalg.matrix_rank(answer, rtol=1e-9))
-        if found > rank:
-            raise Wrong(f"Your matrix {case} has rank {found}, which is more than r.")
-        if close(answer, U[:, :rank] @ Vh[:rank], 1e-6):
+        best, product = U[:, :rank] * S[:rank] @ Vh[:rank], B @ A
+        if close(product, best, 1e-8):
+            if close(B.T @ B, A @ A.T, 1e-8):
+                continue
+            ratio = float(B.norm() / A.norm())
+            if math.isclose(ratio, 1, rel_tol=1e-6):
+                raise Wrong(f"B and A have the same norm {case}, but B^T B is not A A^T: balance each direction.")
+            raise Wrong(f"The product is right {case}, but B has {ratio:.3g} times the norm of A.")
+        if close(product, U[:, :rank] @ Vh[:rank], 1e-6):
             raise Wrong(f"The directions are right {case}, their lengths are not: where are the singular values?")
-        if close(answer, U[:, -rank:] * S[-rank:] @ Vh[-rank:], 1e-6):
+        if close(product, U[:, :rank] * S[:rank] ** 2 @ Vh[:rank], 1e-6):
+            raise Wrong(f"The product holds every singular value twice {case}.")
+        if close(product, U[:, -rank:] * S[-rank:] @ Vh[-rank:], 1e-6):
             raise Wrong(f"You kept the smallest singular values {case}.")
-        excess = float((M - answer).norm() / (M - best).norm().clamp_min(1e-12))
-        raise Wrong(f"Your matrix {case} has rank {found} <= r, but its error is {excess:.3g} times the best one.")
+        if rank == len(S):
+            raise Wrong(f"The product should be M itself {case}; it is not.")
+        excess = float((M - product).norm() / (M - best).norm())
+        raise Wrong(f"The product's error is {excess:.3g} times the best one {case}.")
     return len(cases)
 
 
-def rank_for_energy(function: Callable[..., Any]) -> int:
-    """low-rank-2: the smallest rank whose best approximation keeps a share of the squared Frobenius norm."""
+def one_budget(function: Callable[..., Any]) -> int:
+    """low-rank-2: ranks for several matrices that make the sum of their squared errors least."""
     generator = torch.Generator().manual_seed(12)
-    shares = (0.5, 0.9, 0.99, 0.999)
-    spectra = [torch.tensor([4.0, 2.0, 1.0, 0.5]), torch.ones(6), 0.8 ** torch.arange(12.0)]
-    cases = 0
-    for spectrum in spectra:
-        size = len(spectrum)
-        left, right = (
-            torch.linalg.qr(torch.randn(size + extra, size, generator=generator, dtype=torch.float64))[0]
-            for extra in (0, 3)
+    cases = (
+        ([3.0, 1.0], 4, 5, 5),
+        ([4.0, 1.0, 1.0], 6, 6, 4),
+        ([3.0, 0.1, 1.0], 4, 5, 8),
+        ([2.0, 1.0, 1.0, 5.0], 1, 4, 4),
+    )
+    for scales, total, rows, columns in cases:
+        matrices = [scale * torch.randn(rows, columns, generator=generator, dtype=torch.float64) for scale in scales]
+        case = f"for {len(matrices)} matrices of shape {(rows, columns)} and a total of {total}"
+        answer = function(matrices, total)
+        if isinstance(answer, Tensor):
+            answer = answer.tolist()
+        if not isinstance(answer, (tuple, list)) or len(answer) != len(matrices):
+            raise Wrong(f"Return a list with one rank for each matrix {case}.")
+        ranks = [require_integer(rank, f"A rank {case}") for rank in answer]
+        values = [torch.linalg.svdvals(M) for M in matrices]
+        if any(not 0 <= rank <= len(own) for rank, own in zip(ranks, values, strict=True)):
+            raise Wrong(f"The ranks {ranks} are impossible {case}: each lies between 0 and {len(values[0])}.")
+        if sum(ranks) > total:
+            raise Wrong(f"The ranks {ranks} add up to {sum(ranks)} {case}, more than you may spend.")
+
+        def left(spent: list[int], values: list[Tensor] = values) -> float:
+            return sum(float(own[rank:].square().sum()) for own, rank in zip(values, spent, strict=True))
+
+        best = _largest(values, total)
+        if left(ranks) <= left(best) * (1 + 1e-9):
+            continue
+        if sum(ranks) < total:
+            raise Wrong(f"The ranks {ranks} add up to {sum(ranks)} only {case}; spend all.")
+        if len(set(ranks)) == 1:
+            raise Wrong(f"All matrices get the same {case}; do all of them need it?")
+        raise Wrong(
+            f"With your ranks {ranks} the errors add up to {left(ranks) / left(best):.3g} times the least {case}."
         )
-        M = left * spectrum.double() @ right.T
-        squares, plain = (torch.cumsum(s, 0) / s.sum() for s in (spectrum.double() ** 2, spectrum.double()))
-        for share in shares:
-            cases += 1
-            answer = require_integer(function(M, share), "The rank")
-            best = int((squares < share - 1e-9).sum()) + 1
-            if answer == best:
-                continue
-            case = f"for a share of {share:g} and the singular values {[round(s, 3) for s in spectrum.tolist()]}"
-            if answer == int((plain < share - 1e-9).sum()) + 1:
-                raise Wrong(f"Energy adds up the *squared* singular values; yours looks like the plain sum {case}.")
-            if answer == best - 1:
-                raise Wrong(f"One too few {case}: an index counts from 0, a rank from 1.")
-            raise Wrong(f"A rank of {answer} is too {'large' if answer > best else 'small'} {case}.")
-    return cases
+    return len(cases)
+
+
+def _largest(values: list[Tensor], total: int) -> list[int]:
+    """How many of the `total` largest of all values each tensor holds."""
+    least = torch.cat(values).sort(descending=True).values[total - 1]
+    return [int((own >= least).sum()) for own in values]
 
 
 def normal_form(function: Callable[..., Any]) -> int:
@@ -96,4 +125,4 @@ def normal_form(function: Callable[..., Any]) -> int:
     return len(cases)
 
 
-EXERCISES = {"low-rank-1": best_approximation, "low-rank-2": rank_for_energy, "low-rank-3": normal_form}
+EXERCISES = {"low-rank-1": balanced_factors, "low-rank-2": one_budget, "low-rank-3": normal_form}

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vbank.exercises.checker import Wrong, close, require_tensor
 
@@ -52,6 +54,20 @@ def _same(one: float, two: float) -> bool:
     return math.isclose(one, two, rel_tol=1e-5, abs_tol=1e-9)
 
 
+class _Built(TorchDispatchMode):
+    """Notes how many numbers the largest tensor of floats holds that PyTorch builds meanwhile."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [
+            value.numel() for value in tree_leaves(result) if isinstance(value, Tensor) and value.is_floating_point()
+        ]
+        self.numbers = max([self.numbers, *sizes])
+        return result
+
+
 def vera_d(function: Callable[..., Any]) -> int:
     """shootout-2: VeRA's best d for fixed b: the least squares of diag(b) B diag(d) A against W."""
     generator = torch.Generator().manual_seed(32)
@@ -62,9 +78,13 @@ def vera_d(function: Callable[..., Any]) -> int:
             for shape in ((outputs, inputs), (rank, inputs), (outputs, rank), (outputs,))
         )
         case = f"(out {outputs}, in {inputs}, r = {rank})"
-        answer = require_tensor(function(W, A, B, b), (rank,), f"The vector d {case}", W.dtype)
+        with _Built() as built:
+            answer = function(W, A, B, b)
+        answer = require_tensor(answer, (rank,), f"The vector d {case}", W.dtype)
         best = _solve(W, A, B, b)
         if close(answer, best, 1e-6):
+            if rank > 1 and built.numbers >= outputs * inputs * rank:
+                raise Wrong(f"Your d is right, but you built the tall matrix: {built.numbers} numbers {case}.")
             continue
         scaled = b[:, None] * B  # (out, r)
         products = torch.einsum("oi,ok,ki->k", W, scaled, A)  # of W with each rank-one matrix
