@@ -51,7 +51,7 @@ def update_of_a_layer(function: Callable[..., Any]) -> int:
         }
         for words, value in wrong.items():
             if close(answer, value, 1e-8):
-                raise Wrong(f"The output {words} ({case}).")
+                raise Wrong(f"The output {words} {case}.")
         raise Wrong(f"The output has the right shape but wrong values {case}.")
     return len(cases)
 
