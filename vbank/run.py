@@ -79,7 +79,7 @@ def prepare(model: nn.Module, recipe: Recipe) -> Prepared:
     by_group: dict[str, list[nn.Parameter]] = {"head": [], "body": []}
     for name, parameter in model.named_parameters():
         in_head = any(name.startswith(f"{module}.") for module in inside)
-        parameter.requires_grad_(in_head or method.name == "full")
+        parameter.requires_grad_(in_head or method.name == "full" or (method.name == "bitfit" and is_bias(name)))
         if parameter.requires_grad:
             by_group["head" if in_head else "body"].append(parameter)
     rates = {"head": method.lr.get("head", method.lr.get("default")), "body": method.lr.get("default")}
@@ -92,6 +92,11 @@ def prepare(model: nn.Module, recipe: Recipe) -> Prepared:
     body, head = (sum(p.numel() for p in by_group[key]) for key in ("body", "head"))
     parameters = {"trainable": body, "stored": float(body), "bytes": 4 * body, "head": head, "groups": {"body": body}}
     return Prepared(model, groups, parameters)
+
+
+def is_bias(name: str) -> bool:
+    """Whether BitFit trains a parameter of the model's body: every bias, those of the normalisations included."""
+    return name.endswith(".bias")
 
 
 def tokenise(rows: Iterable[glue.Row], columns: tuple[str, ...], tokenizer: Any, length: int) -> list[dict[str, Any]]:

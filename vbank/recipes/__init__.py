@@ -23,7 +23,7 @@ from vbank.suggestions import unknown
 
 FOLDER = Path(__file__).parent
 SCALES = ("cpu", "gpu")
-BASELINES = ("full", "head")  # every weight trained; the head alone
+BASELINES = ("full", "bitfit", "head")  # every weight trained; the biases; the head alone
 Range = tuple[str, Callable[[float], bool]]
 
 
@@ -61,7 +61,7 @@ class MethodSettings:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> Config | None:
-        """The method's configuration; None for the baselines `full` and `head`."""
+        """The method's configuration; None for the baselines."""
         return None if self.name in BASELINES else METHODS[self.name](**self.settings)
 
 
