@@ -514,3 +514,19 @@ def test_a_weight_decay_that_is_no_rate_is_refused(weight_decay):
     vbank.attach(model, vbank.LoRA(2), "all-linear")
     with pytest.raises(ValueError, match="weight_decay is"):
         vbank.param_groups(model, lr=1e-3, weight_decay=weight_decay)
+
+
+def test_layers_on_several_devices_are_refused_by_name_and_nothing_is_changed(tmp_path):
+    """As `device_map` puts them; the meta device stands for the second one."""
+    model = Blocks()
+    vbank.attach(model, vbank.LoRA(2), "all-linear")
+    vbank.save(model, tmp_path)
+    vbank.detach(model)
+    model.blocks[2].to("meta")
+    before = fingerprint(model)
+    for attempt in (lambda: vbank.attach(model, vbank.LoRA(2), "all-linear"), lambda: vbank.load(model, tmp_path)):
+        with pytest.raises(ValueError, match=r"target layers lie on cpu, meta; .*device_map=\{'': 0\}"):
+            attempt()
+        assert fingerprint(model)["attributes"] == before["attributes"]
+        assert fingerprint(model)["hooks"] == before["hooks"]
+    vbank.attach(model, vbank.LoRA(2), ["blocks.0.0", "blocks.0.2"])  # on one device

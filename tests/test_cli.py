@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from vbank import cli, ledger
 
@@ -104,7 +107,7 @@ def test_run_and_results_print_the_ledger(
             "format": 1,
             "experiment": recipe.experiment,
             "variant": recipe.variant,
-            "run": f"{len(made)}",
+            "run": vbank.run.run_id(recipe, SimpleNamespace(fingerprint=""), seed),
             "kind": kind,
             "seed": seed,
             "recipe": recipe.resolved(),
@@ -128,6 +131,7 @@ def test_run_and_results_print_the_ledger(
     else:
         assert made == [(name, seed, "final") for seed in range(2) for name in variants]
     assert code == 0 and "first-finetune/vb-lora" in out and "13,464.5" in out and "generated sentences" in out
+    assert ("vb-lora: accuracy 0.8050, the median of seeds 0, 1\n" in out) is not search
     code, out, _ = call(capsys, "results", "--out", str(tmp_path), "--json", *extra[:1] * search)
     rows = json.loads(out)
     assert len(rows) == (42 if search else 7) and rows[0]["bytes_on_disk"] == 60236
@@ -160,7 +164,7 @@ def test_audit_can_be_narrowed_to_what_does_not_reproduce(capsys: pytest.Capture
 def test_audit_breaks_no_word_of_a_row_s_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    monkeypatch.setattr(cli, "console", lambda: cli.Console(width=width))
+    monkeypatch.setattr(cli, "console", lambda: Console(width=width))
     _, out, _ = call(capsys, "audit", "--paper", "vb-lora", "--mismatches")
     lines = [line for line in out.partition("Totals")[0].splitlines() if line.startswith("│")]
     names = " ".join(line.split("│")[2] for line in lines).split()
@@ -185,6 +189,36 @@ def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatc
     code, out, err = call(capsys, "count", "--model", "roberta-base", "--method", "lora")
     assert code == 2 and not out
     assert err == "vbank: transformers is missing; pip install 'vbank[run]'\n"
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [
+        ("math_verify.parser", "math"),
+        ("openai", "judge"),
+        ("sacrebleu", "nlg"),
+        ("nltk", "nlg"),
+        ("pycocoevalcap", "nlg"),
+        ("bitsandbytes", "qlora"),
+        ("matplotlib", "book"),
+        ("datasets", "run"),
+    ],
+)
+def test_a_missing_package_names_the_extra_that_brings_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, package: str, extra: str
+) -> None:
+    from vbank import audits
+
+    def absent(paper: str | None) -> None:
+        raise ModuleNotFoundError(package, name=package)
+
+    monkeypatch.setattr(audits, "audit", absent)
+    code, _, err = call(capsys, "audit")
+    assert code == 2 and err == f"vbank: {package.partition('.')[0]} is missing; pip install 'vbank[{extra}]'\n"
+    if extra not in ("run", "book"):
+        wanted = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+        listed = " ".join(wanted["project"]["optional-dependencies"][extra])
+        assert package.partition(".")[0].replace("_", "-") in listed
 
 
 def test_a_missing_module_of_vbank_itself_is_no_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,16 @@
 import json
 import os
 import random
-import signal
 from pathlib import Path
 
 import pytest
 import torch
+from killing import killed_at
 
 from vbank import ledger
-from vbank.recipes import Recipe, load
-from vbank.run import candidates, load_data, prepare, run, run_id
+from vbank.recipes import load
+from vbank.run import candidates, load_data, run, run_id
+from vbank.trainable import prepare
 
 
 @pytest.fixture(scope="module")
@@ -54,34 +55,6 @@ def numbers(record: dict) -> tuple:
     return record["metrics"], record["curve"]
 
 
-def killed_at(point: str, times: int, recipe: Recipe, out: Path) -> None:
-    """Makes the run in a child process that kills itself, as kill -9 would, at the n-th call of a function."""
-    child = os.fork()
-    if not child:
-        from vbank import training
-
-        owner, name = {
-            "step": (training.AdapterTrainer, "training_step"),
-            "evaluation": (training.AdapterTrainer, "evaluate"),
-            "save": (training, "save_file"),
-            "rename": (training.os, "rename"),
-            "removal": (training.shutil, "rmtree"),
-            "record": (ledger, "write"),
-        }[point]
-        real, calls = getattr(owner, name), []
-
-        def fatal(*args: object, **kwargs: object) -> object:
-            calls.append(name)
-            if len(calls) == times:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        setattr(owner, name, fatal)
-        run(recipe, 0, out, announce=silent)
-        os._exit(0)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), f"the run ended before it could be killed at {point} {times}"
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_at_any_point_resumes_to_the_same_numbers(tiny: Path, tmp_path: Path) -> None:
     recipe = load("first-finetune/vb-lora", settings(tiny, *VECTORS))
@@ -92,7 +65,7 @@ def test_a_run_killed_at_any_point_resumes_to_the_same_numbers(tiny: Path, tmp_p
     points = (("step", 3), ("step", 7), ("evaluation", 1), ("save", 2), ("rename", 2), ("removal", 4), ("record", 1))
     reached = []
     for point, times in points:
-        killed_at(point, times, recipe, out)
+        killed_at(point, times, recipe, out, silent)
         assert not list(out.glob("*/*/*.json"))
         reached.append(max([int(path.name[11:]) for path in out.glob(".work/*/checkpoint-*")], default=0))
     assert reached == sorted(reached) and reached[0] == 0 and len(set(reached)) > 4
@@ -248,7 +221,7 @@ def test_a_run_finished_between_look_and_claim_is_read_and_not_made_again(
 ) -> None:
     recipe = load("first-finetune/head", ["task.source=generated"])
     identity = {"experiment": recipe.experiment, "variant": recipe.variant}
-    done = identity | {"run": run_id(recipe, load_data(recipe, None), 0)} | RESULT
+    done = {"format": ledger.FORMAT} | identity | {"run": run_id(recipe, load_data(recipe, None), 0)} | RESULT
     folder = ledger.work_folder
 
     def other_process_is_faster(out: Path, name: str) -> Path:
@@ -268,16 +241,17 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rate(tiny: Path, t
 
 
 def test_length_buckets_cover_every_row_once_and_depend_on_seed_and_epoch_alone() -> None:
-    from vbank.training import LengthBuckets
+    from vbank.batches import LengthBuckets
 
     draw = random.Random(0)
     lengths = [draw.randint(3, 60) for _ in range(203)]
     sampler = LengthBuckets(lengths, batch_size=8, seed=3)
     first = list(sampler)
-    assert sorted(first) == list(range(203)) and list(sampler) == first
+    assert sorted(row for batch in first for row in batch) == list(range(203)) and list(sampler) == first
+    assert [len(batch) for batch in first] == [8] * 25 + [3] and len(sampler) == 26
     sampler.set_epoch(1)
     assert list(sampler) != first
-    spread = [max(b) - min(b) for b in ([lengths[i] for i in first[k : k + 8]] for k in range(0, 200, 8))]
+    spread = [max(b) - min(b) for b in ([lengths[i] for i in batch] for batch in first[:25])]
     assert sum(spread) / len(spread) < 8  # shuffled batches would spread by about 45
 
 
@@ -297,6 +271,7 @@ def test_summary_takes_seeds_together_and_tells_settings_apart() -> None:
         return {
             "experiment": "e",
             "variant": "v",
+            "run": f"{round(lr):08x}-seed{seed}",
             "kind": "final",
             "seed": seed,
             "recipe": {"scale": "cpu", "method": {"lr": {"default": lr}}, "train": {"epochs": 1}},
@@ -314,3 +289,6 @@ def test_summary_takes_seeds_together_and_tells_settings_apart() -> None:
     assert rows[0]["median"] == 0.8 and rows[0]["mean"] == pytest.approx(0.8)
     assert rows[0]["deviation"] == pytest.approx(0.1) and rows[1]["deviation"] is None
     assert rows[0]["train_seconds"] == 11.0 and rows[0]["train_cpu_seconds"] == 5.0
+    assert [row["median"] for row in sorted(rows, key=ledger.best_first)] == [0.8, 0.5]
+    losses = [row | {"metric": "validation_loss"} for row in rows]
+    assert [row["median"] for row in sorted(losses, key=ledger.best_first)] == [0.5, 0.8]

@@ -34,10 +34,16 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-medium": ("GPT2Config", {"n_embd": 1024, "n_layer": 24, "n_head": 16}),
     "gpt2-large": ("GPT2Config", {"n_embd": 1280, "n_layer": 36, "n_head": 20}),
     "gpt3-175b": ("GPT2Config", {"n_embd": 12288, "n_layer": 96, "n_head": 96, "n_positions": 2048}),
-    "llama2-7b": ("LlamaConfig", {}),
+    "llama2-7b": ("LlamaConfig", {"max_position_embeddings": 4096}),
     "llama2-13b": (
         "LlamaConfig",
-        {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+        {
+            "hidden_size": 5120,
+            "intermediate_size": 13824,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 40,
+            "max_position_embeddings": 4096,
+        },
     ),
     "llama2-70b": (
         "LlamaConfig",
@@ -47,9 +53,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_hidden_layers": 80,
             "num_attention_heads": 64,
             "num_key_value_heads": 8,
+            "max_position_embeddings": 4096,
         },
     ),
-    "mistral-7b": ("MistralConfig", {}),
+    "mistral-7b": ("MistralConfig", {"max_position_embeddings": 32768}),
     "gemma-7b": (
         "GemmaConfig",
         {

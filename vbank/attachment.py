@@ -59,7 +59,7 @@ def attach(
 
     Raises:
         ValueError: a target or train name matches nothing, a layer does not suit the method, the name is taken, the
-            model is wrapped or merged. The model is then as it was.
+            model is wrapped or merged, or its layers lie on several devices. The model is then as it was.
     """
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise ValueError(f"dtype is {dtype!r}; choose torch.float32, bfloat16, float16 or float64, or None for float32")
@@ -69,9 +69,25 @@ def attach(
     parts = resolve(model, targets)
     trained = trained_parameters(model, train, parts)
     config.check([part.site for part in parts])
-    device = model.get_submodule(parts[0].module).weight.device
+    device = device_of(model, parts)
     method = config.build([part.site for part in parts], dtype=dtype or torch.float32, device=device)
     return install(model, Adapter(name, config, method, parts, targets, train, trained))
+
+
+def device_of(model: nn.Module, parts: Sequence[Part]) -> torch.device:
+    """The one device of the layers that an update sits on.
+
+    Raises:
+        ValueError: they lie on several, as a `device_map` puts them.
+    """
+    layers: list[Any] = [model.get_submodule(part.module) for part in parts]
+    places: dict[torch.device, None] = dict.fromkeys(layer.weight.device for layer in layers)
+    if len(places) > 1:
+        raise ValueError(
+            f"the target layers lie on {', '.join(map(str, places))}; layers share an adapter's parameters, so put the"
+            " whole model on one device, such as device_map={'': 0}, and quantise it if it does not fit"
+        )
+    return next(iter(places))
 
 
 def check_room(model: nn.Module, name: str) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vbank.adapters import Adapter, adapter_of
-from vbank.attachment import check_room, install, trained_parameters
+from vbank.attachment import check_room, device_of, install, trained_parameters
 from vbank.methods import METHODS, Config, Method, Site
 from vbank.methods.vb_lora import VBLoRA
 from vbank.methods.vera import VeRAMethod
@@ -225,8 +225,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], name: str = "default") 
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     method.read({k: v for k, v in own.items() if not k.startswith(FROZEN)}, description["form"])
-    layer: Any = model.get_submodule(parts[0].module)
-    method.to(layer.weight.device)
+    method.to(device_of(model, parts))
     adapter = Adapter(name, config, method, parts, description["targets"], description["train"], trained)
     return install(model, adapter, head)
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from vbank import tasks
 from vbank.audits import Row
-from vbank.methods import METHODS
-from vbank.methods.base import Config
+from vbank.cli_count import EPILOG, EXTRA, console, count
 from vbank.suggestions import unknown
+from vbank.tasks.weights import MODELS
 
 app = typer.Typer(
     name="vbank",
@@ -27,100 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-# Settings of the papers' main experiments, for `vbank count` with nothing but a method's name.
-USUAL: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 8},  # VeRA, Table 2, prints 0.3M for RoBERTa-base; rank 8 gives it
-    "vera": {"rank": 1024},  # VeRA, Table 8, base model
-    "tied-lora": {"rank": 16},  # VB-LoRA, Table 1, base model
-    # PRoLoRA, section 4.2
-    "prolora": {"rank": 8, "unshared_rank": 1, "share_a": 7, "share_b": 7},
-    "vb-lora": {"rank": 4},  # VB-LoRA, Table 7
-}
-
-EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 EXAMPLE = "\b\nExample:\n  "
-METHOD_OPTIONS = "\b\nSettings of the method, each an option of its own:\n" + "\n".join(
-    f"  {name}: " + " ".join(f"--{f.name.replace('_', '-')}" for f in fields(config))
-    for name, config in METHODS.items()
-)
-
-
-def console() -> Console:
-    """Where tables go; wide enough for a row when the output is a file."""
-    return Console() if sys.stdout.isatty() else Console(width=190)
-
-
-def method_config(name: str, arguments: list[str]) -> Config:
-    """A method's configuration from its name and options such as ["--vector-length", "128"].
-
-    Raises:
-        ValueError: unknown method or option, an option without a value, or a value out of range.
-    """
-    if name not in METHODS:
-        raise ValueError(unknown("method", name, METHODS))
-    known = {f"--{f.name.replace('_', '-')}": f.name for f in fields(METHODS[name])}
-    settings = dict(USUAL[name])
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for option, value in zip(words[::2], [*words[1::2], None], strict=False):
-        if option not in known:
-            raise ValueError(f"{unknown('option', option, ['--model', '--method', '--targets', '--json', *known])}")
-        if value is None or value in known:
-            raise ValueError(f"option {option} lacks a value")
-        try:
-            settings[known[option]] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[known[option]] = value
-    return METHODS[name](**settings)
-
-
-@app.command(
-    context_settings=EXTRA,
-    epilog=f"{METHOD_OPTIONS}\n\n{EXAMPLE}vbank count --model llama2-7b --method vb-lora --targets all-linear"
-    " --num-vectors 2048",
-)
-def count(
-    context: typer.Context,
-    model: Annotated[str, typer.Option(help="An architecture by name, such as roberta-base; nothing is downloaded.")],
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")],
-    targets: Annotated[str, typer.Option(help="qv, all-linear, or names separated by commas.")] = "qv",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Count what a method trains and stores on an architecture."""
-    from vbank import architectures
-    from vbank.counting import count_sites
-
-    config = method_config(method, context.args)
-    named: str | list[str] = targets.split(",") if "," in targets else targets
-    found = count_sites(config, architectures.sites(model, named))
-    if as_json:
-        report = {
-            "model": model,
-            "method": method,
-            "targets": named,
-            "settings": config.settings(),
-            "sites": found.sites,
-            "trainable": found.trainable,
-            "stored": whole(found.stored),
-            "bytes": found.bytes,
-            "groups": {key: {"trained": g.trained, "bytes": g.nbytes} for key, g in found.groups.items()},
-        }
-        print(json.dumps(report))
-        return
-    settings = ", ".join(f"{key} {value}" for key, value in config.settings().items())
-    table = Table(title=f"{config.title} on {model}, {targets}: {found.sites} linear maps", caption=settings)
-    table.add_column("group")
-    for column in ("trained", "stored (float32)", "bytes"):
-        table.add_column(column, justify="right")
-    for key, group in found.groups.items():
-        table.add_row(key, f"{group.trained:,}", f"{whole(group.stored):,}", f"{group.nbytes:,}")
-    table.add_section()
-    table.add_row("all", f"{found.trainable:,}", f"{whole(found.stored):,}", f"{found.bytes:,}")
-    console().print(table)
-
-
-def whole(value: float) -> int | float:
-    """An integer where the value is one."""
-    return int(value) if value == int(value) else value
+app.command(context_settings=EXTRA, epilog=EPILOG)(count)
 
 
 @app.command(epilog=f"{EXAMPLE}vbank audit --paper vb-lora --mismatches")
@@ -209,7 +116,16 @@ def caused(found: dict[str, int]) -> Table:
     return table
 
 
-@app.command(epilog=f"{EXAMPLE}vbank run first-finetune/vb-lora --seeds 3 --set train.epochs=2")
+RUN_NAMES = "\b\nTasks (--set task.name=):\n" + "\n".join(
+    f"  {', '.join(tasks.names()[start : start + 7])}" for start in range(0, len(tasks.names()), 7)
+)
+RUN_NAMES += "\n\n\b\nModels (--set model.name=), or any other Hub id or folder:\n" + "\n".join(
+    f"  {name}: {what}" for name, what in MODELS.items()
+)
+RUN_NAMES += "\n\n\b\nOn several GPUs:\n  accelerate launch --multi_gpu -m vbank run RECIPE"
+
+
+@app.command(epilog=f"{RUN_NAMES}\n\n{EXAMPLE}vbank run first-finetune/vb-lora --seeds 3 --set train.epochs=2")
 def run(
     recipe: Annotated[str, typer.Argument(help="EXPERIMENT/VARIANT, or EXPERIMENT for all its variants.")],
     settings: Annotated[
@@ -237,7 +153,8 @@ def run(
     else:
         most = max(seeds or one.train.seeds for one in chosen)
         jobs = [(one, seed) for seed in range(most) for one in chosen if seed < (seeds or one.train.seeds)]
-    from vbank.ledger import Busy, summarise
+    from vbank import processes
+    from vbank.ledger import Busy, best_first, summarise
 
     records, elsewhere = [], 0
     for one, seed in jobs:
@@ -245,28 +162,85 @@ def run(
             records.append(make(one, seed, out, "search" if search else "final"))
         except Busy as busy:
             elsewhere += 1
-            print(busy)
-    rows = sorted(summarise(records), key=lambda row: (row["variant"], -row["median"]))
+            if processes.rank() == 0:
+                print(busy)
+    if processes.rank() > 0:  # the main process speaks for all
+        return
+    rows = sorted(summarise(records), key=best_first)
     show(rows, f"{recipe}: {'learning-rate search, best first' if search else 'runs'}")
+    for row in [] if search else rows:  # a narrow screen cuts the table's figures short
+        seeds_of = ", ".join(map(str, row["seeds"]))
+        print(f"{row['variant']}: {row['metric']} {row['median']:.4f}, the median of seeds {seeds_of}")
     if elsewhere:
         print(f"{elsewhere} of {len(jobs)} runs are being made by another process")
 
 
-@app.command(epilog=f"{EXAMPLE}vbank results first-finetune")
+@app.command(epilog=f"{EXAMPLE}vbank judge predictions.jsonl --judge gpt-4-0613 --out verdicts.jsonl")
+def judge(
+    answers: Annotated[Path, typer.Argument(help="Answers to MT-Bench, as `vbank run` leaves them for task alpaca.")],
+    model: Annotated[str, typer.Option("--judge", help="The judge, as the endpoint calls it.")] = "",
+    url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File of verdicts; default: beside the answers.")] = None,
+    dry_run: Annotated[Path | None, typer.Option(help="Write the judge's prompts to this file, ask nobody.")] = None,
+    turn: Annotated[int, typer.Option(min=1, max=2, help="The papers report the first.")] = 1,
+    per_minute: Annotated[float, typer.Option(help="Requests a minute at most; 0: no limit.")] = 0.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for one reply.")] = 120.0,
+    record: Annotated[Path | None, typer.Option(help="Run of the ledger to write the score into.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Let a judge score answers to MT-Bench; it goes on where it was stopped. Its key is read from OPENAI_API_KEY."""
+    from vbank.tasks import judging, mt_bench
+
+    said: list[str] = []
+    benchmark = mt_bench.load(announce=said.append)
+    run_name = judging.load_record(record)["run"] if record else None  # whose answers these must be
+    asked = judging.requests(benchmark, mt_bench.read_answers(answers, run_name), turn)
+    if record:
+        judging.refuse_incomparable(asked)
+    if dry_run:
+        judging.write_requests(dry_run, asked)
+        print(*said, f"{len(asked)} prompts in {dry_run}; nobody was asked", sep="\n")
+        return
+    if not model:
+        raise ValueError("name the judge with --judge, such as gpt-4-0613, or use --dry-run")
+    verdicts = out or answers.with_suffix(".judged.jsonl")
+    endpoint = judging.Endpoint(model, url, timeout, per_minute=per_minute)
+    found = judging.judge(asked, model, endpoint.ask, verdicts, said.append)
+    summary = judging.summarise(found, len(benchmark.questions))
+    if record:
+        judging.add_to_record(record, asked, summary, model)
+    print(json.dumps(asdict(summary)) if as_json else "\n".join((*said, judging.report(summary))))
+
+
+@app.command(epilog=f"{EXAMPLE}vbank results first-finetune\n  vbank results --table vb-lora-1 --plot table.svg")
 def results(
     experiment: Annotated[str | None, typer.Argument(help="One experiment; default: all.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the ledger.")] = Path("results"),
     search: Annotated[bool, typer.Option("--search", help="Show the search runs, losing ones included.")] = False,
+    table: Annotated[
+        str | None, typer.Option(help="A paper's table beside the ledger: vb-lora-1 to prolora-4.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw that table into this file: .svg, .png or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Print the ledger: score with its spread over seeds, parameters, bytes, seconds."""
+    """Print the ledger: score with its spread over seeds, parameters, bytes, seconds. Or a paper's table beside it."""
     from vbank import ledger
 
+    if table is not None:
+        if experiment or search:
+            raise ValueError(
+                f"--table {table} shows the final runs of its own experiments; leave out EXPERIMENT and --search"
+            )
+        from vbank.tables.shown import report
+
+        return report(table, out, plot, as_json, console())
+    if plot is not None:
+        raise ValueError("--plot draws a paper's table; name it with --table, such as vb-lora-1")
     if experiment and not (out / experiment).is_dir():
         known = [path.name for path in out.glob("[!.]*") if path.is_dir()]
         raise ValueError(f"{unknown('experiment', experiment, known)} (ledger {out})")
     records = [r for r in ledger.read(out, experiment) if (r["kind"] == "search") == search]
-    rows = sorted(ledger.summarise(records), key=lambda row: (row["experiment"], row["variant"], -row["median"]))
+    rows = sorted(ledger.summarise(records), key=ledger.best_first)
     if as_json:
         print(json.dumps(rows))
     elif rows:
@@ -277,50 +251,21 @@ def results(
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
     """The ledger's summary as a table."""
-    if not rows:
-        return
-    table = Table(
-        title=title,
-        caption="deviation: sample standard deviation over seeds; head counted apart; s: median seconds of training",
-    )
-    columns = (
-        "metric",
-        "runs",
-        "median",
-        "mean",
-        "deviation",
-        "trained",
-        "stored",
-        "bytes",
-        "on disk",
-        "head",
-        "s",
-        "CPU s",
-    )
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("learning rates", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            f"{row['experiment']}/{row['variant']}",
-            " ".join(f"{key} {rate:g}" for key, rate in row["lr"].items()),
-            row["metric"],
-            str(len(row["seeds"])),
-            f"{row['median']:.4f}",
-            f"{row['mean']:.4f}",
-            "" if row["deviation"] is None else f"{row['deviation']:.4f}",
-            f"{row['trainable']:,}",
-            f"{whole(row['stored']):,}",
-            f"{row['bytes']:,}",
-            f"{row['bytes_on_disk']:,}",
-            f"{row['head']:,}",
-            f"{row['train_seconds']:.0f}",
-            f"{row['train_cpu_seconds']:.0f}",
-        )
-    console().print(table)
-    sources = sorted({row["source"] for row in rows})
-    print("data: " + "; ".join(sources))
+    if rows:
+        from vbank.tables.shown import of_ledger
+
+        console().print(of_ledger(rows, title))
+        print("data: " + "; ".join(sorted({row["source"] for row in rows})))
+
+
+# The extra of pyproject.toml that brings a package; of all others it is "run".
+EXTRAS = {
+    "math_verify": "math",
+    "openai": "judge",
+    **dict.fromkeys(("sacrebleu", "nltk", "pycocoevalcap"), "nlg"),
+    "bitsandbytes": "qlora",
+    **dict.fromkeys(("matplotlib", "sklearn", "PIL"), "book"),
+}
 
 
 def fail(message: str) -> NoReturn:
@@ -342,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
         missing = (error.name or "vbank").partition(".")[0]
         if missing == "vbank":
             raise
-        fail(f"{missing} is missing; pip install 'vbank[run]'")
+        fail(f"{missing} is missing; pip install 'vbank[{EXTRAS.get(missing, 'run')}]'")
     except Exception as error:
         shown = getattr(error, "format_message", None)  # how the parser words its own errors
         if shown is None:

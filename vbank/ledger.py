@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from vbank import processes
+
 FORMAT = 1
 WORK = ".work"  # checkpoints and adapters of runs, beside the ledger but not part of it
 
@@ -49,19 +51,23 @@ def read(out: Path | str = "results", experiment: str | None = None) -> list[Rec
     Raises:
         ValueError: a file is not a run of this format; the message names it.
     """
-    records = []
-    for path in sorted(Path(out).glob(f"{experiment or '*'}/*/*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            known = record["format"] == FORMAT
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise ValueError(
-                f"{path} is not a run of the ledger; remove it or restore it from version control"
-            ) from None
-        if not known:
-            raise ValueError(f"{path} has format {record['format']}, this version reads {FORMAT}; update vbank")
-        records.append(record)
-    return records
+    return [load(path) for path in sorted(Path(out).glob(f"{experiment or '*'}/*/*.json"))]
+
+
+def load(path: Path) -> Record:
+    """One run of a ledger.
+
+    Raises:
+        ValueError: the file is not a run of this format; the message names it.
+    """
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        known = record["format"] == FORMAT
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not a run of the ledger; remove it or restore it from version control") from None
+    if not known:
+        raise ValueError(f"{path} has format {record['format']}, this version reads {FORMAT}; update vbank")
+    return record
 
 
 def work_folder(out: Path, run: str) -> Path:
@@ -99,13 +105,14 @@ def claim(folder: Path) -> Iterator[None]:
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
     found = {"python": platform.python_version()}
-    for package in ("vbank", "torch", "transformers", "accelerate"):
+    for package in ("vbank", "torch", "transformers", "accelerate", "bitsandbytes"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            import vbank
+            if package == "vbank":
+                import vbank
 
-            found[package] = vbank.__version__ if package == "vbank" else "unknown"
+                found[package] = vbank.__version__
     return found
 
 
@@ -122,6 +129,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
     }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
@@ -158,15 +166,23 @@ class PeakMemory:
         return peak if platform.system() == "Darwin" else peak * 1024
 
 
+def best_first(row: Record) -> tuple[Any, ...]:
+    """Orders the rows of `summarise`: by experiment and variant, and there the best median first."""
+    smaller_is_better = row["metric"].endswith("loss")
+    return row["experiment"], row["variant"], row["median"] if smaller_is_better else -row["median"]
+
+
 def summarise(records: Iterable[Record]) -> list[Record]:
     """One row for the runs that differ in nothing but their seed, with the spread of their metric.
+
+    Runs of the same settings and rows bear the same name up to the seed, whichever version of vbank wrote them.
 
     `deviation` is the sample standard deviation, None for one run.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
-        key = json.dumps([record["recipe"], record["data"], record["kind"]], sort_keys=True)
-        groups.setdefault(key, []).append(record)
+        settings = record["run"].partition("-seed")[0]
+        groups.setdefault(f"{settings} {record['kind']}", []).append(record)
     rows = []
     for runs in groups.values():
         first = runs[0]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import math
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,94 +18,103 @@ from typing import Any
 import torch
 from torch import nn
 
-import vbank
-from vbank import ledger
+from vbank import ledger, optimizers, processes, quantised, tasks
 from vbank.recipes import Recipe
-from vbank.targets import matching
-from vbank.tasks import glue
-from vbank.tasks.weights import load_classifier
-
-Announce = Callable[[str], object]
+from vbank.tasks.base import Announce, Task, TaskData
+from vbank.tasks.sources import DataError
+from vbank.trainable import prepare, size_on_disk
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A model ready for training, with what is to be trained on it."""
-
-    model: nn.Module
-    groups: list[dict[str, Any]]
-    parameters: dict[str, Any]
-
-
-def run_id(recipe: Recipe, data: glue.TaskData, seed: int) -> str:
+def run_id(recipe: Recipe, data: TaskData, seed: int) -> str:
     """Eight hex digits of settings and rows, and the seed: another setting or another data source is another run."""
     settings = json.dumps([recipe.identity(), data.fingerprint], sort_keys=True)
     return f"{hashlib.sha256(settings.encode()).hexdigest()[:8]}-seed{seed}"
 
 
-def load_data(recipe: Recipe, announce: Announce | None = print) -> glue.TaskData:
+def load_data(recipe: Recipe, announce: Announce | None = print) -> TaskData:
     """The rows of a recipe: task, subset, held-out part.
 
     Raises:
         vbank.tasks.sources.DataError: an unknown task, corrupt rows, an absent source, or fewer rows than asked for.
     """
-    task = recipe.task
-    data = glue.load(task.name, task.source, announce)
-    # Generated sentences are a stand-in so that code runs; they need not be as many as the recipe's.
-    size = min(task.train_size, len(data.train)) if data.source.startswith("generated") else task.train_size
-    return glue.hold_out(data, size, task.subset_seed, task.holdout)
+    settings = recipe.task
+    task = tasks.find(settings.name)
+    data = task.load(settings.source, announce)
+    if data.source.startswith("generated"):  # a stand-in so that code runs; it need not have as many rows as asked for
+        if recipe.scale == "gpu" and settings.source != "generated":
+            raise DataError(
+                f"{recipe.name}: only generated rows were found for task {task.name!r}, and at scale gpu they would be"
+                " taken for the benchmark; set VBANK_DATA, reach the Hub, or insist with task.source='generated'"
+            )
+        settings = replace(settings, train_size=min(settings.train_size, len(data.train)))
+    return task.select(data, settings)
 
 
-def prepare(model: nn.Module, recipe: Recipe) -> Prepared:
-    """Freezes, attaches or trains whole as the recipe says; gives the optimizer's groups and the counts.
+def check_possible(recipe: Recipe, task: Task) -> None:
+    """Refuse, before anything is read, what this machine or this task cannot do.
 
     Raises:
-        ValueError: an unknown target, head or learning-rate group.
+        ValueError: the best epoch of a task without a score an epoch, an optimizer or quantisation that cannot work
+            here, or fewer rows in a batch than processes.
     """
-    method, train = recipe.method, recipe.train
-    config = method.config()
-    if config is not None:
-        vbank.attach(model, config, targets=method.targets, train=recipe.model.head)
-        groups = vbank.param_groups(model, lr=method.lr, weight_decay=train.weight_decay)
-        count = vbank.count(model)
-        parameters = {
-            "trainable": count.trainable,
-            "stored": count.stored,
-            "bytes": count.bytes,
-            "head": count.head.trained if count.head else 0,
-            "groups": {key: group.trained for key, group in count.groups.items()},
-        }
-        return Prepared(model, groups, parameters)
-    inside = matching(model, recipe.model.head, [name for name, _ in model.named_modules() if name], "head")
-    by_group: dict[str, list[nn.Parameter]] = {"head": [], "body": []}
-    for name, parameter in model.named_parameters():
-        in_head = any(name.startswith(f"{module}.") for module in inside)
-        parameter.requires_grad_(in_head or method.name == "full" or (method.name == "bitfit" and is_bias(name)))
-        if parameter.requires_grad:
-            by_group["head" if in_head else "body"].append(parameter)
-    rates = {"head": method.lr.get("head", method.lr.get("default")), "body": method.lr.get("default")}
-    groups = []
-    for key, members in by_group.items():
-        if members and rates[key] is None:
-            raise ValueError(f"{recipe.name}: no learning rate for {key}; set method.lr.default")
-        if members:
-            groups.append({"name": key, "params": members, "lr": rates[key], "weight_decay": train.weight_decay})
-    body, head = (sum(p.numel() for p in by_group[key]) for key in ("body", "head"))
-    parameters = {"trainable": body, "stored": float(body), "bytes": 4 * body, "head": head, "groups": {"body": body}}
-    return Prepared(model, groups, parameters)
+    train = recipe.train
+    if train.report == "best" and not task.scored:
+        raise ValueError(
+            f"{recipe.name}: task {task.name!r} is measured once, by generating after the last epoch, so there is no"
+            " best epoch; set train.report='last'"
+        )
+    optimizers.refuse_impossible(train.optimizer)
+    quantised.refuse_impossible(recipe)
+    if train.batch_size < processes.count():
+        raise ValueError(
+            f"{recipe.name}: train.batch_size={train.batch_size} leaves nothing for some of {processes.count()}"
+            " processes; it counts the rows of all of them together, so raise it or start fewer"
+        )
 
 
-def is_bias(name: str) -> bool:
-    """Whether BitFit trains a parameter of the model's body: every bias, those of the normalisations included."""
-    return name.endswith(".bias")
+def check_rows(rows: Any, model: Any, recipe: Recipe, split: str) -> None:
+    """Refuse encoded rows that the model cannot take, before training starts.
+
+    Raises:
+        DataError: no rows, a label that the head does not have, a token outside the vocabulary, or a row longer than
+            the model's positions.
+    """
+    if not len(rows):
+        raise DataError(f"{recipe.name}: the {split} split of task {recipe.task.name!r} is empty; give it rows")
+    if not isinstance(rows, list):
+        return
+    classes = model.config.num_labels
+    labels = {row["labels"] for row in rows if isinstance(row["labels"], int)}
+    if labels and not (0 <= min(labels) and max(labels) < classes):
+        outside = max(labels) if max(labels) >= classes else min(labels)
+        raise DataError(
+            f"{recipe.name}: a {split} row has the label {outside}, but {recipe.model.name} has {classes} classes;"
+            f" labels must be 0 to {classes - 1}"
+        )
+    if "input_ids" not in rows[0]:
+        return
+    limit, longest = positions(model), max(len(row["input_ids"]) for row in rows)
+    if limit is not None and longest > limit:
+        raise DataError(
+            f"{recipe.name}: a {split} row has {longest:,} tokens, but {recipe.model.name} has positions for {limit:,};"
+            f" set task.max_length to {limit} or less"
+        )
+    known, largest = model.get_input_embeddings().num_embeddings, max(max(row["input_ids"]) for row in rows)
+    if largest >= known:
+        raise DataError(
+            f"{recipe.name}: a {split} row has the token {largest:,}, but {recipe.model.name} knows {known:,}; its"
+            " tokenizer belongs to another model"
+        )
 
 
-def tokenise(rows: Iterable[glue.Row], columns: tuple[str, ...], tokenizer: Any, length: int) -> list[dict[str, Any]]:
-    """Rows as token ids, cut at `length`; padding is left to the batch."""
-    rows = list(rows)
-    texts = [[row[column] for row in rows] for column in columns]
-    coded = tokenizer(*texts, truncation=True, max_length=length, return_attention_mask=False)
-    return [{key: coded[key][i] for key in coded} | {"labels": row["label"]} for i, row in enumerate(rows)]
+def positions(model: Any) -> int | None:
+    """The most tokens a model has positions for; None if it does not say."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(("position_embeddings", "wpe")):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
+            return module.num_embeddings - reserved
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    return limit
 
 
 def run(
@@ -128,92 +138,106 @@ def run(
             checkpoint of another recipe.
         FloatingPointError: the loss is no longer a number.
     """
-    out = Path(out)
+    out, main = Path(out), processes.rank() == 0
+    announce = announce if main else lambda line: None
+    task = tasks.find(recipe.task.name)
+    check_possible(recipe, task)
     data = load_data(recipe, announce)
     identity = {"experiment": recipe.experiment, "variant": recipe.variant, "run": run_id(recipe, data, seed)}
     path = ledger.path_of(out, identity)
+    with ExitStack() as held:
+        record, busy = None, ""
+        if main:
+            record = ledger.load(path) if path.is_file() else None
+            work = ledger.work_folder(out, identity["run"])
+            if record is None:
+                try:
+                    held.enter_context(ledger.claim(work))
+                except ledger.Busy as error:
+                    busy = str(error)
+                if path.is_file():  # by another process, between the first look and the claim
+                    record = ledger.load(path)
+        record, busy = processes.agreed((record, busy))
+        if record is not None:
+            announce(f"{recipe.name} seed {seed}: finished before, see {path}")
+            return record
+        if busy:
+            raise ledger.Busy(busy)
+        work = out / ledger.WORK / identity["run"]
+        named = {"format": ledger.FORMAT} | identity | {"kind": kind, "seed": seed}
+        try:
+            record = named | _train(recipe, seed, task, data, work)
+        except (RuntimeError, MemoryError) as error:
+            from vbank.training import OutOfMemory, is_out_of_memory
 
-    def finished() -> ledger.Record:
-        announce(f"{recipe.name} seed {seed}: finished before, see {path}")
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    if path.is_file():
-        return finished()
-    work = ledger.work_folder(out, identity["run"])
-    named = {"format": ledger.FORMAT} | identity | {"kind": kind, "seed": seed}
-    if int(os.environ.get("RANK", "0")) > 0:
-        return named | _train(recipe, seed, data, work)
-    with ledger.claim(work):
-        if path.is_file():  # by another process, between the first look and the claim
-            return finished()
-        record = named | _train(recipe, seed, data, work)
-        ledger.write(out, record)
-        for checkpoint in [*work.glob("checkpoint-*"), work / "unfinished"]:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(out_of_memory(recipe)) from error
+        record = processes.agreed(record)
+        if main:
+            ledger.write(out, record)
+            for checkpoint in [*work.glob("checkpoint-*"), work / "unfinished"]:
+                shutil.rmtree(checkpoint, ignore_errors=True)
     score = record["metrics"][record["metric"]]
     announce(f"{recipe.name} seed {seed}: {record['metric']} {score:.4f}, {record['seconds']['train']:.0f} s, {path}")
     return record
 
 
-def _train(recipe: Recipe, seed: int, data: glue.TaskData, work: Path) -> dict[str, Any]:
+def _train(recipe: Recipe, seed: int, task: Task, data: TaskData, work: Path) -> dict[str, Any]:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of kernels that nothing here uses
-    from transformers import DataCollatorWithPadding, TrainingArguments, set_seed
+    from transformers import set_seed
 
     from vbank.training import AdapterTrainer, checkpoints
 
     begun, memory = time.perf_counter(), ledger.PeakMemory()
     set_seed(seed)
-    model, tokenizer = load_classifier(recipe.model.name, data.task.classes)
+    model, processor = task.model(recipe.model)
     set_seed(seed)  # the adapter's draws do not depend on how the model was read
     prepared = prepare(model, recipe)
     rows = {
-        split: tokenise(part, data.task.columns, tokenizer, recipe.task.max_length)
+        split: task.encode(part, processor, recipe.task)
         for split, part in (("train", data.train), ("validation", data.validation))
     }
-    rows["validation"].sort(key=lambda row: len(row["input_ids"]))  # little padding; the metric knows no order
-    train, metric = recipe.train, data.task.metric
+    for split, part in rows.items():
+        check_rows(part, model, recipe, split)
+    lengths = {split: row_lengths(part) for split, part in rows.items()}
+    if isinstance(rows["validation"], list):  # little padding; the metric knows no order
+        order = sorted(range(len(lengths["validation"])), key=lengths["validation"].__getitem__)
+        rows["validation"] = [rows["validation"][i] for i in order]
+    train = recipe.train
 
     def score(prediction: Any) -> dict[str, float]:
-        predicted = torch.as_tensor(prediction.predictions).argmax(dim=-1)  # (examples,)
-        return {metric.__name__: metric(predicted, torch.as_tensor(prediction.label_ids))}
+        return task.score(*prediction) or {}
 
-    steps = -(-len(rows["train"]) // train.batch_size) * train.epochs
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=train.epochs,
-        per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.eval_batch_size,
-        lr_scheduler_type=train.schedule,
-        warmup_steps=round(train.warmup * steps),
-        max_grad_norm=train.max_grad_norm,
-        bf16=train.precision == "bf16",
-        fp16=train.precision == "fp16",
-        eval_strategy="epoch",
-        logging_strategy="epoch",
-        logging_nan_inf_filter=False,
-        report_to="none",
-        seed=seed,
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="epoch",
-    )
     trainer = AdapterTrainer(
         model=model,
-        args=arguments,
+        args=arguments(recipe, seed, len(rows["train"]), work),
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=score,
+        data_collator=task.collator(processor),
+        compute_metrics=score if task.scored else None,
         param_groups=prepared.groups,
+        lengths=lengths["train"],
+        batch_size=train.batch_size,
+        eval_batch_size=train.eval_batch_size,
+        optimizer=train.optimizer,
+        label_smoothing=train.label_smoothing,
         save_steps=train.save_steps,
-        lengths=[len(row["input_ids"]) for row in rows["train"]],
         name=f"{recipe.name} seed {seed}",
+        settings=work.name,
     )
-    found = checkpoints(work)
-    trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
-    curve = epochs(trainer.state.log_history, metric.__name__)
-    best = max(curve, key=lambda row: row[metric.__name__])
-    reported = best if train.report == "best" else curve[-1]
-    disk = size_on_disk(model, recipe, work) if arguments.should_save else 0
+    found = processes.agreed([str(path) for path in checkpoints(work)[-1:]])
+    if found and not Path(found[0]).is_dir():
+        raise ValueError(f"{found[0]} is not there on every machine; put --out on a file system that all of them share")
+    trainer.train(resume_from_checkpoint=found[0] if found else None)
+    peak, curve = memory.read(), epochs(trainer.state.log_history)
+    reported = max(curve, key=lambda row: row[task.metric]) if train.report == "best" else curve[-1]
+    before, main = time.perf_counter(), processes.rank() == 0
+    measured, disk = {}, 0
+    if main or trainer.is_fsdp_enabled:  # processes that share the weights can generate together alone
+        with tempfile.TemporaryDirectory() as elsewhere:
+            measured = measure(model, processor, recipe, task, data, work if main else Path(elsewhere))
+        disk = size_on_disk(model, recipe, work, write=main)
     return {
         "recipe": recipe.resolved(),
         "data": {
@@ -222,8 +246,8 @@ def _train(recipe: Recipe, seed: int, data: glue.TaskData, work: Path) -> dict[s
             "validation": len(data.validation),
             "fingerprint": data.fingerprint,
         },
-        "metric": metric.__name__,
-        "metrics": {key: value for key, value in reported.items() if key != "epoch"},
+        "metric": task.metric,
+        "metrics": {key: value for key, value in reported.items() if key != "epoch"} | measured,
         "curve": curve,
         "parameters": prepared.parameters,
         "bytes_on_disk": disk,
@@ -231,43 +255,90 @@ def _train(recipe: Recipe, seed: int, data: glue.TaskData, work: Path) -> dict[s
             "train": round(trainer.train_seconds, 2),
             "train_cpu": round(trainer.train_cpu_seconds, 2),  # fair where other processes share the machine
             "evaluate": round(trainer.evaluate_seconds, 2),
+            "measure": round(time.perf_counter() - before, 2),
             "wall": round(time.perf_counter() - begun, 2),  # of this process; less than train after a resume
         },
         "resumed": bool(found),
-        "peak_memory_bytes": memory.read(),
+        "peak_memory_bytes": peak,
         "versions": ledger.versions(),
         "machine": ledger.machine(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def epochs(history: list[dict[str, Any]], metric: str) -> list[dict[str, float]]:
-    """The Trainer's log as one row an epoch: training loss, validation loss, metric."""
+def arguments(recipe: Recipe, seed: int, rows: int, work: Path) -> Any:
+    """The recipe's [train] as transformers' TrainingArguments, for `rows` training rows."""
+    from transformers import TrainingArguments
+
+    train = recipe.train
+    steps = train.max_steps or -(-rows // (train.batch_size * train.accumulation)) * train.epochs
+    made = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        gradient_accumulation_steps=train.accumulation,
+        lr_scheduler_type=train.schedule,
+        warmup_steps=train.warmup_steps or round(train.warmup * steps),
+        max_grad_norm=train.max_grad_norm,
+        bf16=train.precision == "bf16",
+        fp16=train.precision == "fp16",
+        activation_checkpointing=recipe.model.checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if recipe.model.checkpointing else None,
+        ddp_find_unused_parameters=recipe.method.config() is None,  # of an adapter, every parameter is used
+        ddp_broadcast_buffers=False,  # VeRA's frozen pair is one: equal everywhere, and larger than its gradients
+        eval_strategy="epoch",
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="epoch",
+    )
+    made._n_gpu = min(made.n_gpu, 1)  # one GPU a process; several by `accelerate launch`, not by DataParallel
+    return made
+
+
+def row_lengths(rows: Any) -> list[int]:
+    """Tokens of each row; ones where rows are no text."""
+    if isinstance(rows, list) and "input_ids" in rows[0]:
+        return [len(row["input_ids"]) for row in rows]
+    return [1] * len(rows)
+
+
+def measure(model: Any, processor: Any, recipe: Recipe, task: Task, data: TaskData, work: Path) -> dict[str, float]:
+    """What the task measures by generating, under the precision that the model was trained in."""
+    model.eval()
+    model.config.use_cache = True  # the Trainer turned it off
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.train.precision)
+    with torch.autocast(model.device.type, dtype=half, enabled=half is not None):
+        return task.measure(model, processor, data.validation, recipe.task, work)
+
+
+def out_of_memory(recipe: Recipe) -> str:
+    """Names the settings that lower the memory of a run."""
+    train, task = recipe.train, recipe.task
+    return (
+        f"{recipe.name}: out of memory at train.batch_size={train.batch_size}, task.max_length={task.max_length},"
+        f" train.eval_batch_size={train.eval_batch_size}. Lower train.batch_size and raise train.accumulation by the"
+        " same factor, which changes no number but by rounding; lower train.eval_batch_size or task.max_length; or set"
+        " model.checkpointing=true or model.quantise='nf4'"
+    )
+
+
+def epochs(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The Trainer's log as one row an epoch: training loss, validation loss, metrics."""
     rows: dict[int, dict[str, float]] = {}
+    timing = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     for entry in history:
-        row = rows.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])})
-        for key, name in (("loss", "train_loss"), ("eval_loss", "validation_loss"), (f"eval_{metric}", metric)):
-            if key in entry:
-                row[name] = entry[key]
-    return [rows[epoch] for epoch in sorted(rows) if metric in rows[epoch]]
-
-
-def size_on_disk(model: nn.Module, recipe: Recipe, work: Path) -> int:
-    """Bytes of what a user must keep besides the base model, head included. An adapter stays in `work`/adapter."""
-    folder = work / "adapter"
-    shutil.rmtree(folder, ignore_errors=True)
-    if recipe.method.config() is not None:
-        vbank.save(model, folder, form="compact")
-    else:
-        from safetensors.torch import save_file
-
-        folder.mkdir()
-        trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        save_file(trained, folder / "trained.safetensors")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if recipe.method.name == "full":  # a copy of the whole model: measured, not kept
-        shutil.rmtree(folder)
-    return size
+        epoch = math.ceil(round(entry["epoch"], 6))  # max_steps may end training within an epoch
+        row = rows.setdefault(epoch, {"epoch": epoch})
+        if "loss" in entry:
+            row["train_loss"] = entry["loss"]
+        for key, value in entry.items():
+            name = key.removeprefix("eval_")
+            if name != key and name not in timing:
+                row["validation_loss" if name == "loss" else name] = value
+    return [rows[epoch] for epoch in sorted(rows) if "validation_loss" in rows[epoch]]
 
 
 def candidates(recipe: Recipe) -> list[Recipe]:

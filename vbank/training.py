@@ -8,78 +8,96 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
-from torch.utils.data import Sampler
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from vbank import optimizers, shards
+from vbank.batches import LengthBuckets, Share
 
 TRAINED = "trained.safetensors"
 PROGRESS = "progress.json"
 
 
-class LengthBuckets(Sampler[int]):
-    """Rows in a random order in which each batch holds rows of like length, so that little is padded.
+class OutOfMemory(ValueError):
+    """The run needs more memory than there is; the message names the settings that lower it."""
 
-    The order is a function of seed and epoch alone, which is what lets a run resume in the middle of an epoch.
+
+def summed_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The loss summed over a batch: cross-entropy in nats, or squared error where the labels are real numbers.
+
+    Args:
+        logits: (rows, classes); of a language model (rows, length, vocabulary); of a regression (rows, 1).
+        labels: (rows,); of a language model (rows, length), each the token itself, which the position before it is to
+            predict; -100 is left out.
+        smoothing: share of the target spread evenly over all classes.
     """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, batches_per_pool: int = 16) -> None:
-        self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
-        self.pool = batch_size * batches_per_pool
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        draw = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=draw).tolist()
-        batches = []
-        for start in range(0, len(order), self.pool):
-            pool = sorted(order[start : start + self.pool], key=self.lengths.__getitem__)
-            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        short = [batch for batch in batches if len(batch) < self.batch_size]  # at most one; it must come last
-        for index in torch.randperm(len(full), generator=draw).tolist():
-            yield from full[index]
-        for batch in short:
-            yield from batch
+    if labels.is_floating_point():
+        return (logits.float().squeeze(-1) - labels).square().sum()
+    if labels.dim() == 2:
+        labels = F.pad(labels[:, 1:], (0, 1), value=-100)  # moving the labels spares a copy of the logits
+    flat = logits.float().flatten(0, -2)  # (rows, classes) or (rows * length, vocabulary)
+    return F.cross_entropy(flat, labels.flatten(), reduction="sum", label_smoothing=smoothing)
 
 
-class EpochLines(TrainerCallback):
-    """One line an epoch where no progress bar can be drawn: loss, metric, and the time left."""
+def items(labels: Tensor) -> int:
+    """How many terms `summed_loss` sums: rows, or the tokens to be predicted."""
+    return labels.numel() if labels.dim() == 1 else int(labels[:, 1:].ne(-100).sum())
+
+
+class Lines(TrainerCallback):
+    """Where no progress bar can be drawn: a line an epoch and a minute, with loss, metrics and the time left."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.begun, self.first = name, 0.0, 0
+        self.name, self.begun, self.first, self.spoken = name, 0.0, 0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.begun, self.first = time.perf_counter(), state.global_step
+        self.begun = self.spoken = time.perf_counter()
+        self.first = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if time.perf_counter() - self.spoken > 60:
+            self.say(state, f"step {state.global_step:,}/{state.max_steps:,}")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        spent = time.perf_counter() - self.begun
-        left = spent / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
         timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch")
         shown = "  ".join(f"{k.removeprefix('eval_')} {v:.4f}" for k, v in kwargs["metrics"].items() if k not in timing)
-        print(
-            f"{self.name}  epoch {state.epoch:.0f}/{args.num_train_epochs:.0f}  {shown}  {left:.0f} s left", flush=True
+        self.say(state, f"epoch {state.epoch:.3g}/{state.num_train_epochs}  {shown}")
+
+    def say(self, state: Any, what: str) -> None:
+        self.spoken = time.perf_counter()
+        left = (
+            (self.spoken - self.begun) / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
         )
+        if state.is_world_process_zero:
+            print(f"{self.name}  {what}  {left:.0f} s left", flush=True)
 
 
 class RefuseNonFinite(TrainerCallback):
-    """Stops a run whose loss is no longer a number."""
+    """Stops a run whose loss is no longer a number; looks every 50 steps, since looking makes a GPU wait."""
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % 50 == 0:
+            self.check(self.trainer._tr_loss.item(), state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        loss = (logs or {}).get("loss", 0.0)
+        self.check((logs or {}).get("loss", 0.0), state)
+
+    def check(self, loss: float, state: Any) -> None:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss} by step {state.global_step}; lower method.lr and run again"
@@ -92,12 +110,12 @@ class SaveWithinEpoch(TrainerCallback):
     A checkpoint from before the evaluation would resume behind it, without its score and its random draws.
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, every: int, steps_per_epoch: int) -> None:
+        self.every, self.steps_per_epoch = every, steps_per_epoch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        steps_per_epoch = state.max_steps // round(args.num_train_epochs)
-        if state.global_step % self.every == 0 and state.global_step % steps_per_epoch:
+        step, last = state.global_step, state.global_step == state.max_steps
+        if step % self.every == 0 and step % self.steps_per_epoch and not last:
             control.should_save = True
 
 
@@ -114,29 +132,48 @@ class KeepLoss(TrainerCallback):
 
 
 class AdapterTrainer(Trainer):
-    """`transformers.Trainer` with given parameter groups and small, atomic checkpoints.
+    """`transformers.Trainer` with given parameter groups, small and atomic checkpoints, and exact means.
 
     A checkpoint holds the trained tensors, optimizer, scheduler, random states and clocks; the base model is rebuilt
     from the recipe. It is written aside and renamed, so a process killed at any point leaves the last one whole.
 
+    The loss of a step is the mean over all rows (of a language model: all predicted tokens) of its batches, whichever
+    process holds them, so that the number of processes and of accumulated batches changes no number but by rounding.
+
     Args:
-        param_groups: what AdamW is to train, as `vbank.param_groups` gives it.
+        param_groups: what the optimizer is to train, as `vbank.param_groups` gives it.
         lengths: tokens of each training row, for batches of like length.
+        batch_size: rows of a batch, over all processes together.
+        eval_batch_size: the same in an evaluation.
+        optimizer: as recipes name it.
+        label_smoothing: of the training loss; the validation loss has none.
         save_steps: steps between checkpoints within an epoch; 0 leaves it at one an epoch.
         name: what the progress lines call the run.
+        settings: what stands for the run's settings in its checkpoints; another one's checkpoint is refused.
     """
+
+    loss_is_scaled_for_ga = True  # `compute_loss` divides by the items of all accumulated batches
 
     def __init__(
         self,
         *args: Any,
         param_groups: list[dict[str, Any]],
         lengths: Sequence[int],
+        batch_size: int,
+        eval_batch_size: int = 64,
+        optimizer: str = "adamw",
+        label_smoothing: float = 0.0,
         save_steps: int = 0,
         name: str = "",
+        settings: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.groups, self.lengths = param_groups, lengths
+        if self.is_fsdp_enabled:
+            shards.check(self.accelerator.state.fsdp_plugin)
+        self.groups, self.lengths, self.settings = param_groups, lengths, settings
+        self.batch_size, self.validation_batch_size = batch_size, eval_batch_size
+        self.optimizer_name, self.label_smoothing = optimizer, label_smoothing
         self.train_seconds, self.train_cpu_seconds, self.evaluate_seconds = 0.0, 0.0, 0.0
         self.started: tuple[float, float] | None = None  # wall clock and this process's CPU clock
         self.aside: Path | None = None
@@ -144,19 +181,91 @@ class AdapterTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if not sys.stderr.isatty():
             self.remove_callback(ProgressCallback)
-            self.add_callback(EpochLines(name))
-        self.add_callback(RefuseNonFinite())
+            self.add_callback(Lines(name))
+        self.add_callback(RefuseNonFinite(self))
         self.add_callback(KeepLoss(self))
         if save_steps:
-            self.add_callback(SaveWithinEpoch(save_steps))
+            rows = batch_size * self.args.gradient_accumulation_steps
+            self.add_callback(SaveWithinEpoch(save_steps, steps_per_epoch=-(-len(lengths) // rows)))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(self.groups)
+            self.optimizer = optimizers.build(self.optimizer_name, self.groups)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return LengthBuckets(self.lengths, self.args.train_batch_size, self.args.seed)
+    # Rows and losses
+
+    def _loader(self, rows: Any, batches: Any) -> DataLoader[Any]:
+        """Batches of this process's rows. accelerate would fill up the last batch with rows of the first."""
+        return DataLoader(
+            rows,
+            batch_sampler=Share(batches, self.args.process_index, self.args.world_size),
+            collate_fn=self._get_collator_with_removed_columns(self.data_collator),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        accumulation = self.args.gradient_accumulation_steps
+        return self._loader(
+            self.train_dataset, LengthBuckets(self.lengths, self.batch_size, self.args.seed, accumulation)
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        order: Sampler[int] = SequentialSampler(rows)
+        return self._loader(rows, BatchSampler(order, self.validation_batch_size, drop_last=False))
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        counted = torch.tensor(sum(items(batch["labels"]) for batch in batch_samples), device=device)
+        return self.accelerator.reduce(counted, reduction="sum").clamp(min=1)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = summed_loss(outputs.logits, labels, self.label_smoothing) / num_items_in_batch
+        loss = loss * self.args.world_size  # the gradients of the processes are averaged
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Mean loss over all items, and the metrics of the logits of all processes."""
+        model: Any = self.model
+        model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        rows = len(dataloader.dataset)  # type: ignore[arg-type]
+        shared = rows % self.validation_batch_size < self.args.world_size  # each process has the whole last batch
+        loss, counted, kept = 0.0, 0, []
+        for step, inputs in enumerate(dataloader, start=1):
+            inputs = self._prepare_inputs(inputs)
+            labels = inputs.pop("labels")
+            with torch.no_grad():
+                logits = model(**inputs).logits
+            mine = not (shared and step == len(dataloader) and rows % self.validation_batch_size)
+            if mine or self.args.process_index == 0:
+                loss, counted = loss + summed_loss(logits, labels).item(), counted + items(labels)
+                if not prediction_loss_only:
+                    kept.append((logits.float().cpu(), labels.cpu()))
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        parts = gather_object([(loss, counted, kept)])
+        metrics = {f"{metric_key_prefix}_loss": sum(part[0] for part in parts) / max(sum(part[1] for part in parts), 1)}
+        found = [batch for part in parts for batch in part[2]]
+        if found and self.compute_metrics is not None:
+            predictions, label_ids = (torch.cat([batch[i] for batch in found]) for i in (0, 1))
+            scores = self.compute_metrics((predictions, label_ids))  # type: ignore[arg-type]
+            metrics |= {f"{metric_key_prefix}_{key}": score for key, score in scores.items()}
+        return EvalLoopOutput(None, None, metrics, rows)  # type: ignore[arg-type]
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:  # else resumed when max_steps had ended training in an epoch
+            super()._run_epoch(*args, **kwargs)
 
     # Clocks: training time without evaluation, carried over from the checkpoint by a resumed run.
 
@@ -187,28 +296,57 @@ class AdapterTrainer(Trainer):
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self.accelerator.unwrap_model(self.model).named_parameters() if p.requires_grad}
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self._save(output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self._get_output_dir(None))
+        trained = {name: shards.whole(p.detach()).contiguous() for name, p in self._trained().items()}
+        loss = self.accelerator.gather(self._tr_loss).mean().item()  # of all processes, as it is logged
+        if not self.args.should_save:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: p.detach().contiguous() for name, p in self._trained().items()}, folder / TRAINED)
+        save_file(trained, folder / TRAINED)
         self._read_clock()
         progress = {
             "train_seconds": self.train_seconds,
             "train_cpu_seconds": self.train_cpu_seconds,
             "evaluate_seconds": self.evaluate_seconds,
-            "loss_so_far": (self._tr_loss.item(), self._globalstep_last_logged),
+            "loss_so_far": (loss, self._globalstep_last_logged),
+            "settings": self.settings,
         }
         (folder / PROGRESS).write_text(json.dumps(progress))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled or self.optimizer is None or self.lr_scheduler is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = shards.optimizer_state(self.optimizer)  # the Trainer would write the whole base model beside it
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None or self.optimizer is None or self.lr_scheduler is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        shards.load_optimizer_state(self.optimizer, state)
+        self.lr_scheduler.load_state_dict(schedule)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         saved, trained = load_file(folder / TRAINED), self._trained()
-        if {k: v.shape for k, v in saved.items()} != {k: p.shape for k, p in trained.items()}:
-            raise ValueError(f"{folder.name} belongs to another recipe; remove the folder that holds it and run again")
+        progress = json.loads((folder / PROGRESS).read_text())
+        shapes = {k: v.shape for k, v in saved.items()} == {k: p.shape for k, p in trained.items()}
+        if not shapes or progress.get("settings", self.settings) != self.settings:
+            raise ValueError(f"{folder} belongs to another recipe; remove {folder.parent} and run again")
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(saved[name])
-        progress = json.loads((folder / PROGRESS).read_text())
+                parameter.copy_(shards.spread_like(saved[name], parameter))
         for clock in ("train_seconds", "train_cpu_seconds", "evaluate_seconds"):
             setattr(self, clock, progress[clock])
         self.loss_so_far = tuple(progress["loss_so_far"])
@@ -241,3 +379,12 @@ def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""
     found = [path for path in run.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
     return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the GPU or the CPU."""
+    said = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "alloc_failed", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in said for word in words)
+    )

@@ -32,15 +32,18 @@ def test_the_first_finetune_is_the_setting_of_the_chapter() -> None:
 
 
 def test_every_value_has_its_source_as_a_comment() -> None:
+    """On its line; for the rows of [variants], which are whole recipes on a line, above them."""
     for path in FOLDER.glob("*.toml"):
-        inside = ""
+        inside = above = ""
         for number, line in enumerate(path.read_text().splitlines(), start=1):
-            if header := re.match(r"\[(.+)\]", line):
+            above = line if line.startswith("#") else above if line else ""
+            if header := re.match(r"\[([\w.-]+)\]", line):
                 inside = header.group(1)
-            plain = re.match(r"(\w+) = (?!\[$)", line)
-            is_method_name = plain and plain.group(1) == "name" and "variants" in inside
-            told = "#" in line or line.startswith("title") or is_method_name
-            if plain and not told and inside not in ("search", "gpu.task"):
+            plain = re.match(r"([\w.-]+)\s*= (?!\[$)", line)
+            method_name = plain and inside.endswith("method") and plain.group(1) == "name"
+            method_name = method_name or (plain and plain.group(1) == "method.name")
+            told = "#" in line or method_name or (above if inside == "variants" else inside in ("search", "gpu.task"))
+            if inside and plain and plain.group(1) != "from" and not told:
                 pytest.fail(f"{path.name}:{number} names no source: {line}")
 
 
@@ -183,3 +186,67 @@ def test_a_setting_at_its_default_leaves_the_identity_as_it_was() -> None:
     same = load("first-finetune/lora", ["train.precision=fp32", "train.save_steps=7", "train.seeds=9"])
     assert plain.identity() == same.identity() and "precision" not in plain.identity()["train"]
     assert plain.identity() != load("first-finetune/lora", ["train.max_grad_norm=2.0"]).identity()
+
+
+MADE_FROM = """
+[task]
+name = "cola"
+[model]
+name = "minilm"
+[method]
+name = "lora"
+rank = 2
+lr = 1e-3
+[train]
+epochs = 1
+batch_size = 8
+[parts]
+long.train.epochs = 5
+long.gpu.train.epochs = 50
+wide.method.rank = 16
+wide.train.epochs = 7
+[variants]
+plain = {}
+long = { from = ["wide"], train.batch_size = 4 }
+"""
+
+
+def test_a_variant_lies_over_the_parts_that_it_is_made_from(tmp_path: Path) -> None:
+    path = tmp_path / "parts.toml"
+    path.write_text(
+        MADE_FROM.replace("long = {", "other = {")
+        + 'ordered = { from = ["long", "wide"] }\nreversed = { from = ["wide", "long"] }\n'
+        + 'own = { from = ["long", "wide"], train.epochs = 9 }\nagain = { from = ["own", "long"] }\n'
+    )
+
+    def seen(variant: str, scale: str) -> tuple[int, int]:
+        recipe = load(f"{path}/{variant}", scale=scale)
+        return recipe.train.epochs, recipe.method.config().rank
+
+    assert seen("plain", "gpu") == (1, 2) and variants(str(path))[-1] == f"{path}/again"
+    assert seen("ordered", "cpu") == (7, 16) and seen("ordered", "gpu") == (7, 16)  # each part with its own scale
+    assert seen("reversed", "cpu") == (5, 16) and seen("reversed", "gpu") == (50, 16)
+    assert seen("own", "gpu") == (9, 16) and seen("again", "cpu") == (5, 16)
+    assert load(f"{path}/other").train.batch_size == 4
+    with pytest.raises(RecipeError, match="unknown variant 'wide'"):
+        load(f"{path}/wide")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ('plain = { from = ["wide"] }', "'long' is a part and a variant"),
+        ('other = { from = ["wyde"] }', "'other' is made from an unknown part or variant 'wyde'; did you mean 'wide'"),
+        ('other = { from = "wide" }', "from of 'other' is 'wide'; expected a list of names"),
+        ('other = { from = ["more"] }\nmore = { from = ["other"] }', "made from itself: other from more from other"),
+        ('other = { frm = ["wide"] }', "unknown section 'frm'"),
+    ],
+)
+def test_a_variant_made_from_what_is_not_there_is_named(tmp_path: Path, changed: str, said: str) -> None:
+    path = tmp_path / "parts.toml"
+    name = changed.partition(" ")[0]
+    text = MADE_FROM if name == "plain" else MADE_FROM.replace("long = {", "last = {")
+    path.write_text(text.replace("plain = {}", changed))
+    with pytest.raises(RecipeError) as error:
+        load(f"{path}/{name}")
+    assert said in str(error.value) and "parts" in str(error.value)

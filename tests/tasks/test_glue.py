@@ -9,11 +9,16 @@ from pathlib import Path
 
 import datasets
 import pytest
+import scipy.stats
+import sklearn.metrics
 import torch
 
+from vbank.recipes import ModelSettings, TaskSettings
+from vbank.recipes import load as load_recipe
+from vbank.run import run
 from vbank.tasks import glue, sources
-from vbank.tasks.generated import GRAMMARS, generate
-from vbank.tasks.glue import accuracy, hold_out, load, matthews, subset
+from vbank.tasks.generated import GRAMMARS, PARTS, generate
+from vbank.tasks.glue import TASKS, accuracy, hold_out, load, matthews, pearson, subset
 from vbank.tasks.sources import DataError
 from vbank.tasks.weights import load_classifier, weights_folder
 
@@ -27,10 +32,7 @@ def silent(line: str) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A VBANK_DATA folder with six rows of sst2-sentences a split."""
-    for split in ("train", "validation"):
-        path = tmp_path / "glue" / "sst2" / f"{split}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    write(tmp_path, "sst2-sentences", ROWS)
     monkeypatch.setenv("VBANK_DATA", str(tmp_path))
     return tmp_path
 
@@ -41,7 +43,24 @@ def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hub_with(rows: list[dict]) -> object:
-    return lambda path, subset, rename, columns, classes: {"train": rows, "validation": rows}
+    return lambda path, subset, rename, columns, labels: {"train": rows, "validation": rows}
+
+
+def rows_of(name: str, count: int = 6) -> list[dict]:
+    """Rows of a task as the Hub has them."""
+    task = TASKS[name]
+    labels = [i % 2 for i in range(count)] if not task.regression else [5.0 * i / (count - 1) for i in range(count)]
+    texts = [{column: f"{column} number {i}" for column in task.columns} for i in range(count)]
+    return [text | {"label": label, "idx": i} for i, (text, label) in enumerate(zip(texts, labels, strict=True))]
+
+
+def write(folder: Path, name: str, rows: list[dict]) -> Path:
+    """A local folder of the task under `folder`; the path of its training split."""
+    where = folder / TASKS[name].local
+    where.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation"):
+        (where / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return where / "train.jsonl"
 
 
 def test_the_local_folder_comes_before_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,15 +127,62 @@ def test_offline_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [OSError("gone"), ValueError("Couldn't find cache for x"), datasets.exceptions.DatasetsError("broken")]
+    "failure",
+    [ConnectionError("gone"), TimeoutError(), FileNotFoundError("no Hub"), ValueError("Couldn't find cache for x")],
 )
-def test_a_hub_that_fails_midway_counts_as_absent(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+def test_a_connection_that_breaks_counts_as_an_absent_hub(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
     def fail(*args: object) -> None:
         raise failure
 
     monkeypatch.setattr(sources, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", fail)
     assert sources.load_hub("a/b", None, {}, ("sentence",), 2) is None
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."), "HF_TOKEN"),
+        (datasets.exceptions.DatasetGenerationError("An error occurred"), "DatasetGenerationError: An error occurred"),
+        (OSError(28, "No space left on device"), "No space left on device.*; mend that, put the rows into VBANK_DATA"),
+    ],
+)
+def test_no_stand_in_for_a_data_set_that_the_hub_has_and_cannot_give(
+    no_folder: None, monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise failure
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=f"nyu-mll/glue cola: the data set could not be loaded .*{said}"):
+        load("cola", announce=silent)
+    assert load("cola", source="generated", announce=silent).source.startswith("generated")
+
+
+def test_the_cause_behind_a_general_message_is_told(no_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise datasets.exceptions.DatasetGenerationError("An error occurred\nmore") from OSError(28, "No space left")
+
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=r"An error occurred: \[Errno 28\] No space left\); mend that"):
+        load("cola", announce=silent)
+
+
+@pytest.mark.parametrize("failure", [FileNotFoundError("not cached"), ConnectionError("offline")])
+def test_offline_without_a_cached_copy_says_so(
+    no_folder: None, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(*args: object) -> None:
+        raise failure
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    assert load("cola", announce=silent).source.startswith("generated")
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE is set and nyu-mll/glue is not in the cache"):
+        load("cola", source="hub", announce=silent)
 
 
 def test_another_error_of_the_hub_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +214,9 @@ def test_offline_reads_the_cached_copy_without_asking_the_hub(monkeypatch: pytes
         ('{"sentence": "  ", "label": 1}', "non-empty string"),
         ('{"sentence": 3, "label": 1}', "non-empty string"),
         ('{"sentence": "x", "label": 2}', "label 2 is not an integer from 0 to 1"),
-        ('{"sentence": "x", "label": -1}', "label -1"),
+        ('{"sentence": "x", "label": -1}', "label -1 is not an integer from 0 to 1; -1 marks the hidden labels"),
+        ('{"sentence": "x", "label": NaN}', "label nan is not an integer"),
+        ('{"sentence": "x", "label": 1.0}', "label 1.0 is not an integer"),
         ('{"sentence": "x", "label": true}', "label True"),
         ('{"sentence": "x", "label": "1"}', "label '1'"),
     ],
@@ -159,6 +227,117 @@ def test_a_corrupt_row_is_named_by_file_and_line(folder: Path, line: str, said: 
     with pytest.raises(DataError) as error:
         load("sst2-sentences", announce=silent)
     assert f"{path}:3: " in str(error.value) and said in str(error.value)
+
+
+def test_bytes_that_are_not_utf_8_are_named_by_file_and_line(folder: Path) -> None:
+    path = folder / "glue" / "sst2" / "train.jsonl"
+    path.write_bytes(json.dumps(ROWS[0]).encode() + b'\n{"sentence": "caf\xe9", "label": 1}\n')
+    with pytest.raises(DataError) as error:
+        load("sst2-sentences", announce=silent)
+    assert f"{path}:2: not valid UTF-8 (byte 0xe9 at position 18)" in str(error.value)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_local_layout_works_for_every_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VBANK_DATA", str(tmp_path))
+    monkeypatch.setattr(glue, "load_hub", lambda *args: pytest.fail("the Hub was asked"))
+    write(tmp_path, name, rows_of(name))
+    task = TASKS[name]
+    data = load(name, announce=silent)
+    assert data.name == name and data.source == f"local folder {task.local} in VBANK_DATA"
+    assert [set(row) for row in data.train] == [{*task.columns, "label"}] * 6
+    assert all(isinstance(row["label"], float if task.regression else int) for row in data.train)
+
+
+def test_a_whole_score_in_a_file_is_a_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VBANK_DATA", str(tmp_path))
+    write(tmp_path, "stsb", [{"sentence1": "a", "sentence2": "b", "label": 5}])
+    label = load("stsb", announce=silent).train[0]["label"]
+    assert label == 5.0 and isinstance(label, float)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "configuration", "columns"),
+    [
+        ("cola", "nyu-mll/glue", "cola", ["sentence"]),
+        ("sst2", "nyu-mll/glue", "sst2", ["sentence"]),
+        ("sst2-sentences", "SetFit/sst2", None, ["text"]),
+        ("mrpc", "nyu-mll/glue", "mrpc", ["sentence1", "sentence2"]),
+        ("qnli", "nyu-mll/glue", "qnli", ["question", "sentence"]),
+        ("rte", "nyu-mll/glue", "rte", ["sentence1", "sentence2"]),
+        ("stsb", "nyu-mll/glue", "stsb", ["sentence1", "sentence2"]),
+    ],
+)
+def test_the_hub_is_asked_by_its_own_names(
+    name: str, path: str, configuration: str | None, columns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = 3.5 if name == "stsb" else 1
+    row = dict.fromkeys(columns, "words") | {"label": label, "idx": 0}
+    hidden = dict.fromkeys(columns, "words") | {"label": -1.0 if name == "stsb" else -1, "idx": 0}
+    asked = []
+
+    def stored(*args: object) -> dict[str, list[dict]]:
+        asked.append(args)
+        return {"train": [row], "validation": [row], "test": [hidden]}
+
+    monkeypatch.delenv("VBANK_DATA", raising=False)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", stored)
+    data = load(name, announce=silent)
+    assert asked == [(path, configuration)] and data.source == f"Hugging Face Hub {path}"
+    assert data.train == [dict.fromkeys(TASKS[name].columns, "words") | {"label": label}]
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"train": rows_of("mrpc")}, r"nyu-mll/glue mrpc: split 'validation' is missing; the data set has 'train'"),
+        ({"train": rows_of("mrpc"), "validation": []}, "split 'validation' has no rows"),
+        ({"train": [{"sentence1": "x", "label": 1}], "validation": []}, "train row 1: field 'sentence2' is missing"),
+    ],
+)
+def test_a_hub_data_set_that_lacks_something_is_named(stored: dict, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args: stored)
+    with pytest.raises(DataError, match=said):
+        load("mrpc", source="hub", announce=silent)
+
+
+@pytest.mark.parametrize("label", ["NaN", "Infinity", "-0.1", "5.01", "-1", "true", '"3.8"', "null"])
+def test_a_score_out_of_range_or_no_number_is_named(
+    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VBANK_DATA", str(tmp_path))
+    path = write(tmp_path, "stsb", rows_of("stsb"))
+    path.write_text(f'{{"sentence1": "a", "sentence2": "b", "label": {label}}}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:1: label .* is not a number from 0 to 5"):
+        load("stsb", announce=silent)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "x ?", "label": 1}, "'sentence' is missing; the row has 'question', 'label'"),
+        ({"question": "x ?", "sentence": " ", "label": 1}, "'sentence' must be a non-empty string"),
+        ({"sentence1": "x", "sentence2": "y", "label": 1}, "'question' is missing"),
+    ],
+)
+def test_both_texts_of_a_pair_are_looked_at(
+    row: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VBANK_DATA", str(tmp_path))
+    write(tmp_path, "qnli", [row])
+    with pytest.raises(DataError, match=said):
+        load("qnli", announce=silent)
+
+
+def test_rows_without_a_label_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "2 + 2 ?", "answer": "4", "more": 1}\n')
+    assert sources.read_jsonl(path, ("question", "answer"), None) == [{"question": "2 + 2 ?", "answer": "4"}]
+    path.write_text("\n")
+    with pytest.raises(DataError, match="a line with question, answer$"):
+        sources.read_jsonl(path, ("question", "answer"), None)
 
 
 def test_empty_or_missing_splits_are_named(folder: Path) -> None:
@@ -203,14 +382,53 @@ def test_the_subset_is_fixed_by_its_seed_and_disjoint_from_what_is_held_out(no_f
             hold_out(data, size, 0, holdout)
 
 
+def texts_of(row: dict) -> tuple:
+    return tuple(value for key, value in row.items() if key != "label")
+
+
 @pytest.mark.parametrize("grammar", list(GRAMMARS))
-def test_generated_sentences_are_the_same_everywhere_balanced_and_disjoint(grammar: str) -> None:
+def test_generated_texts_are_the_same_everywhere_balanced_and_disjoint(grammar: str) -> None:
     first, again = generate(grammar), generate(grammar)
     assert first == again != generate(grammar, seed=1)
     assert len(first["train"]) == 2400 and len(first["validation"]) == 400
-    assert not {r["sentence"] for r in first["train"]} & {r["sentence"] for r in first["validation"]}
-    share = sum(int(str(row["label"])) for row in first["train"]) / 2400
-    assert 0.4 < share < 0.6
+    assert not {texts_of(r) for r in first["train"]} & {texts_of(r) for r in first["validation"]}
+    labels = [float(r["label"]) for r in first["train"]]
+    assert 0.4 < sum(labels) / max(labels) / 2400 < 0.6
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_generated_rows_stand_in_for_every_task(name: str, no_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glue, "load_hub", lambda *args: None)
+    data = load(name, announce=silent)
+    assert data.source.startswith("generated sentences")
+    for row in data.train[:50]:
+        assert sources.checked(row, TASKS[name].columns, TASKS[name].labels, "generated") == row
+
+
+def meanings(sentence: str) -> list[set[int]]:
+    """Which meanings of each part of a scene a generated sentence or question names."""
+    return [{i for i, words in enumerate(part) if any(f" {w} " in f" {sentence} " for w in words)} for part in PARTS]
+
+
+def test_generated_pairs_follow_their_label() -> None:
+    for row in generate("paraphrase", train=300)["train"]:
+        one, two = (meanings(str(row[key])) for key in ("sentence1", "sentence2"))
+        assert all(len(part) == 1 for part in one + two)
+        assert sum(a != b for a, b in zip(one, two, strict=True)) == 1 - int(str(row["label"]))
+    for row in generate("similarity", train=300)["train"]:
+        one, two = (meanings(str(row[key])) for key in ("sentence1", "sentence2"))
+        assert sum(a == b for a, b in zip(one, two, strict=True)) == row["label"]
+    for row in generate("entailment", train=300)["train"]:
+        text, hypothesis = (meanings(str(row[key])) for key in ("sentence1", "sentence2"))
+        follows = all(named <= part for named, part in zip(hypothesis, text, strict=True))
+        assert follows == (row["label"] == 0)
+        assert sum(map(len, hypothesis)) < sum(map(len, text)) == 5
+    place = {"who": 0, "what": 2, "where": 3, "when": 4}
+    for row in generate("answer", train=300)["train"]:
+        question, sentence = meanings(str(row["question"])), meanings(str(row["sentence"]))
+        told = all(asked <= named for asked, named in zip(question, sentence, strict=True))
+        answered = bool(sentence[place[str(row["question"]).split()[0]]])
+        assert (told and answered) == (row["label"] == 0)
 
 
 def test_generated_labels_follow_the_meaning_of_a_sentence() -> None:
@@ -225,7 +443,96 @@ def test_metrics_against_values_worked_out_by_hand() -> None:
     predicted, label = torch.tensor([1, 1, 0, 0, 1]), torch.tensor([1, 0, 0, 0, 1])
     assert accuracy(predicted, label) == pytest.approx(0.8)
     assert matthews(predicted, label) == pytest.approx((2 * 2 - 1 * 0) / (3 * 2 * 3 * 2) ** 0.5)
-    assert matthews(torch.ones(5, dtype=torch.long), label) == 0.0
+    score, truth = torch.tensor([0.0, 1.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 5.0, 4.0])
+    assert pearson(score, truth) == pytest.approx(4 / (2 * 10) ** 0.5)
+    assert pearson(-3 * score + 7, truth) == pytest.approx(-pearson(score, truth))
+
+
+def test_metrics_agree_with_scikit_learn_and_scipy() -> None:
+    draw = torch.Generator().manual_seed(1)
+    predicted, label = (torch.randint(2, (200,), generator=draw) for _ in range(2))
+    assert matthews(predicted, label) == pytest.approx(sklearn.metrics.matthews_corrcoef(label, predicted), abs=1e-12)
+    assert accuracy(predicted, label) == sklearn.metrics.accuracy_score(label, predicted)
+    score = torch.rand(200, generator=draw)
+    truth = score + torch.rand(200, generator=draw)
+    assert pearson(score, truth) == pytest.approx(scipy.stats.pearsonr(score.double(), truth.double())[0], abs=1e-12)
+
+
+@pytest.mark.parametrize("constant", [0, 1])
+def test_a_constant_prediction_or_label_gives_0_and_not_nan(constant: int) -> None:
+    label = torch.tensor([1, 0, 0, 1])
+    for metric in (matthews, pearson):
+        assert metric(torch.full((4,), constant), label) == 0.0
+        assert metric(label, torch.full((4,), constant)) == 0.0
+    logits = torch.tensor([[0.0, 1.0]]).expand(4, 2)
+    assert TASKS["cola"].score(logits, label) == {"matthews": 0.0}
+    assert TASKS["stsb"].score(torch.full((4, 1), 2.5), label.float()) == {"pearson": 0.0}
+
+
+def test_scores_come_from_logits_or_from_the_one_output() -> None:
+    logits, label = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
+    for name in ("sst2", "sst2-sentences", "mrpc", "qnli", "rte"):
+        assert TASKS[name].metric == "accuracy"
+        assert TASKS[name].score(logits, label) == {"accuracy": pytest.approx(2 / 3)}
+    assert TASKS["cola"].score(logits, label) == {"matthews": pytest.approx(0.5)}
+    truth = torch.tensor([1.0, 4.0, 2.0])
+    for shape in ((3, 1), (3,)):
+        assert TASKS["stsb"].score((2 * truth).reshape(shape), truth) == {"pearson": pytest.approx(1.0)}
+
+
+def test_pairs_are_joined_and_cut_at_the_longer_text() -> None:
+    _, tokenizer = load_classifier("minilm", 2)
+    separator = tokenizer.sep_token_id
+    rows = [{"question": "who is it ?", "sentence": "it is " + "very " * 50 + "old", "label": 1}]
+    whole, cut = (
+        TASKS["qnli"].encode(rows, tokenizer, TaskSettings("qnli", max_length=length))[0] for length in (128, 16)
+    )
+    assert whole["labels"] == 1 and whole["input_ids"].count(separator) == 2
+    first = whole["input_ids"].index(separator) + 1  # length of the question with its marks
+    assert whole["token_type_ids"] == [0] * first + [1] * (len(whole["input_ids"]) - first)
+    assert len(cut["input_ids"]) == 16 and cut["input_ids"][:first] == whole["input_ids"][:first]
+    batch = TASKS["qnli"].collator(tokenizer)([whole, cut])
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, len(whole["input_ids"]))
+    assert batch["attention_mask"].sum(dim=1).tolist() == [len(whole["input_ids"]), 16]
+
+
+def test_a_score_is_learned_with_one_output_and_the_squared_error() -> None:
+    torch.manual_seed(0)
+    model, tokenizer = TASKS["stsb"].model(ModelSettings("minilm"))
+    rows = [{"sentence1": "a", "sentence2": "b", "label": label} for label in (0.5, 4.0)]
+    coded = TASKS["stsb"].encode(rows, tokenizer, TaskSettings("stsb"))
+    batch = TASKS["stsb"].collator(tokenizer)(coded)
+    out = model.eval()(**batch)
+    assert out.logits.shape == (2, 1)
+    expected = (out.logits[:, 0] - torch.tensor([0.5, 4.0])).square().mean()
+    torch.testing.assert_close(out.loss, expected)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random BERT of 2 layers and MiniLM's tokenizer."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    tokenizer = load_classifier("minilm", 2)[1]
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["sst2", "mrpc", "cola", "qnli", "rte", "stsb"])
+def test_every_task_trains_and_is_scored_by_the_runner(name: str, tiny: Path, tmp_path: Path) -> None:
+    changes = ["task.source=generated", "task.train_size=48", "task.holdout=16", "train.epochs=2"]
+    vectors = ["method.vector_length=16", "method.num_vectors=12"]
+    recipe = load_recipe(f"vb-lora-glue/{name}-base-qv", [f"model.name={tiny}", *changes, *vectors], scale="cpu")
+    record = run(recipe, 0, tmp_path, announce=silent)
+    metric = TASKS[name].metric
+    assert record["metric"] == metric and len(record["curve"]) == 2
+    assert -1 <= record["metrics"][metric] <= 1 and record["metrics"]["validation_loss"] > 0
+    if name == "stsb":  # a model that has hardly moved predicts near 0, scores are spread over 0 to 5
+        assert record["curve"][0]["validation_loss"] > 3
 
 
 def test_minilm_is_read_from_its_package_without_importing_it() -> None:

@@ -14,9 +14,15 @@ from typing import Any
 from vbank.exercises import (
     cost,
     counting,
+    e2e,
     finetune,
+    glue,
+    images,
+    instruction,
     lora,
     low_rank,
+    mathematics,
+    more_than_one_gpu,
     prolora,
     shootout,
     tied_lora,
@@ -39,6 +45,12 @@ EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {
     **counting.EXERCISES,
     **shootout.EXERCISES,
     **finetune.EXERCISES,
+    **mathematics.EXERCISES,
+    **instruction.EXERCISES,
+    **glue.EXERCISES,
+    **e2e.EXERCISES,
+    **images.EXERCISES,
+    **more_than_one_gpu.EXERCISES,
 }
 
 

@@ -23,7 +23,9 @@ from vbank.figures.compositions import composition
 from vbank.figures.controls import explore
 from vbank.figures.drawings import low_rank_factors, map_of_methods, two_paths
 from vbank.figures.finetuning import accuracy_by_size
+from vbank.figures.mathematics import differences
 from vbank.figures.palette import METHOD_COLOURS, METHOD_MARKERS, SVG_METADATA, WIDTH, style, tint
+from vbank.figures.papers import paper_table
 from vbank.figures.simplexes import simplex
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "bars",
     "composition",
     "copy_cost",
+    "differences",
     "explore",
     "fit_curve",
     "heatmaps",
@@ -42,6 +45,7 @@ __all__ = [
     "lines",
     "low_rank_factors",
     "map_of_methods",
+    "paper_table",
     "rank_sweep",
     "readable_bytes",
     "shootout",

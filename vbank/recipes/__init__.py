@@ -3,6 +3,9 @@
 A file has the sections `[task]`, `[model]`, `[method]`, `[train]` and `[search]`. Over them lie, in this order,
 `[cpu.SECTION]` or `[gpu.SECTION]` of the scale, `[variants.NAME.SECTION]` of the variant, the variant's own scale, and
 `--set SECTION.KEY=VALUE`. A key that is not known is an error that names the close one.
+
+Variants that share settings name what they are made `from`: a list of `[parts.NAME]`, which look like variants but
+cannot be run, or of other variants. Each is laid down with its own scale, in the order of the list, before the variant.
 """
 
 from __future__ import annotations
@@ -41,14 +44,26 @@ class TaskSettings:
     subset_seed: int = 0
     holdout: int = 0  # training rows kept back; they then replace the validation split
     max_length: int = 128
+    samples_per_class: int = 0  # images: 0: all
+    prompt: str = "alpaca"
+    generate: int = 0  # validation prompts to generate for after training; 0: all
+    max_new_tokens: int = 64
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which weights, and which of its modules are trained whole."""
+    """Which weights, how they are held in memory, and which modules are trained whole."""
 
     name: str
     head: list[str] = field(default_factory=lambda: ["classifier"])
+    quantise: str = "none"
+    double_quantise: bool = True
+    compute: str = "fp32"  # type of the weights; of a quantised model, that of its products
+    checkpointing: bool = False
+    dropout: float | None = None  # of every dropout layer; None: as the weights come with it
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,14 @@ class TrainSettings:
     """How to train, and which epoch to report."""
 
     epochs: int
-    batch_size: int
+    batch_size: int  # rows of a forward pass, over all processes together
     eval_batch_size: int = 64
+    accumulation: int = 1  # batches before an optimizer step
+    max_steps: int = 0  # optimizer steps in all, whatever `epochs` says; 0: as many as the epochs have
     warmup: float = 0.0  # share of all steps
+    warmup_steps: int = 0  # instead of the share
+    optimizer: str = "adamw"
+    label_smoothing: float = 0.0
     schedule: str = "linear"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -142,15 +162,26 @@ CHOICES = {
     "train.schedule": ("linear", "cosine", "constant", "constant_with_warmup"),
     "train.precision": ("fp32", "bf16", "fp16"),
     "train.report": ("last", "best"),
+    "train.optimizer": ("adamw", "paged_adamw_32bit", "adamw_8bit"),
+    "task.prompt": ("alpaca", "chat"),
+    "model.quantise": ("none", "nf4", "int8"),
+    "model.compute": ("fp32", "bf16", "fp16"),
 }
 # What a setting may be, in words and as a test that no infinity and no NaN passes.
 AT_LEAST_1: Range = ("at least 1", lambda value: 1 <= value < math.inf)
 AT_LEAST_0: Range = ("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+FINITE: Range = ("a finite number", math.isfinite)
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("task.max_length", "train.epochs", "train.batch_size"), AT_LEAST_1),
     **dict.fromkeys(("train.eval_batch_size", "train.seeds"), AT_LEAST_1),
     **dict.fromkeys(("task.train_size", "task.holdout", "train.save_steps", "train.weight_decay"), AT_LEAST_0),
     **dict.fromkeys(("search.holdout", "search.epochs"), AT_LEAST_0),
+    **dict.fromkeys(("train.accumulation", "task.num_beams", "task.max_new_tokens"), AT_LEAST_1),
+    **dict.fromkeys(("train.max_steps", "train.warmup_steps", "task.no_repeat_ngram_size"), AT_LEAST_0),
+    **dict.fromkeys(("task.generate", "task.samples_per_class"), AT_LEAST_0),
+    "task.length_penalty": FINITE,
+    "model.dropout": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "train.label_smoothing": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "train.warmup": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "train.max_grad_norm": ("a finite number above 0", lambda value: 0 < value < math.inf),
 }
@@ -182,8 +213,8 @@ def load(name: str, overrides: Iterable[str] = (), scale: str | None = None) -> 
     if scale not in SCALES:
         raise RecipeError(unknown("scale", scale, SCALES) + " (VBANK_SCALE)")
     layers = [{key: content[key] for key in SECTIONS if key in content}, content.get(scale, {})]
-    chosen = dict(content["variants"][variant])
-    layers += [{key: chosen[key] for key in chosen if key not in SCALES}, chosen.get(scale, {})]
+    for chosen in _lineage(variant, content, path.stem):
+        layers += [{key: chosen[key] for key in chosen if key not in (*SCALES, "from")}, chosen.get(scale, {})]
     layers += [parse_override(text) for text in overrides]
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -192,6 +223,20 @@ def load(name: str, overrides: Iterable[str] = (), scale: str | None = None) -> 
     recipe = Recipe(path.stem, variant, scale, **parts)
     _check_rates(recipe)
     return recipe
+
+
+def _lineage(name: str, content: Mapping[str, Any], where: str, below: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """A variant or part, after all those that it is made `from`."""
+    known = content["parts"] | content["variants"]
+    if name in below:
+        raise RecipeError(f"{where}: {name!r} is made from itself: {' from '.join([*below, name])}")
+    if name not in known:
+        raise RecipeError(f"{where}: {below[-1]!r} is made from an {unknown('part or variant', name, known)}")
+    origins = known[name].get("from", [])
+    if not _fits(origins, list[str]):
+        raise RecipeError(f"{where}: from of {name!r} is {origins!r}; expected a list of names of parts or variants")
+    above = [layer for origin in origins for layer in _lineage(origin, content, where, (*below, name))]
+    return [*above, known[name]]
 
 
 def variants(name: str) -> list[str]:
@@ -218,14 +263,18 @@ def _read(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path.name} is not valid TOML: {error}") from None
-    known = (*SECTIONS, *SCALES, "variants", "title")
+    known = (*SECTIONS, *SCALES, "parts", "variants", "title")
     for key in content:
         if key not in known:
             raise RecipeError(f"{path.name}: {unknown('section', key, known)}")
-    content.setdefault("variants", {})
-    _require_sections(content, "", ("variants",), path.name)
-    _require_sections(content["variants"], "variants.", content["variants"], path.name)
-    layers = {"": content} | {f"variants.{name}.": variant for name, variant in content["variants"].items()}
+    layers = {"": content}
+    for kind in ("parts", "variants"):
+        content.setdefault(kind, {})
+        _require_sections(content, "", (kind,), path.name)
+        _require_sections(content[kind], f"{kind}.", content[kind], path.name)
+        layers |= {f"{kind}.{name}.": layer for name, layer in content[kind].items()}
+    if both := content["parts"].keys() & content["variants"].keys():
+        raise RecipeError(f"{path.name}: {min(both)!r} is a part and a variant; give one of them another name")
     for prefix, layer in layers.items():
         _require_sections(layer, prefix, (*SCALES, *SECTIONS), path.name)
         for scale in SCALES:
@@ -305,7 +354,7 @@ def _check_rates(recipe: Recipe) -> None:
                 raise RecipeError(f"{recipe.name}: {known}")
             if not 0 <= rate < math.inf:
                 raise RecipeError(f"{recipe.name}: {where}.{group} is {rate!r}; expected a finite number of at least 0")
-    if not recipe.model.head and (method.name in BASELINES or "head" in method.lr):
+    if not recipe.model.head and (method.name == "head" or "head" in method.lr):
         raise RecipeError(f"{recipe.name}: model.head is []; expected at least one module, such as 'classifier'")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import threading
 import urllib.error
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 Row = dict[str, object]
+Labels = int | tuple[float, float] | None  # how many classes, the range of a score, or rows without a label
 
 HUB_SECONDS = 3.0  # a Hub that does not answer within this counts as absent
 
@@ -20,44 +22,71 @@ class DataError(ValueError):
     """A data set that cannot be read; the message names the file, the line and what is wrong there."""
 
 
-def read_jsonl(path: Path, columns: Sequence[str], classes: int) -> list[Row]:
-    """Rows of a JSON-lines file: every column in `columns` a non-empty string, `label` an integer in 0..classes-1.
+def read_jsonl(path: Path, columns: Sequence[str], labels: Labels) -> list[Row]:
+    """Rows of a JSON-lines file with the fields `columns`, each a non-empty string, and `label` as `labels` says.
 
-    Raises DataError with file and line for broken JSON, a missing field, an empty text or a label out of range,
-    and with the file alone when it holds no row.
+    A score comes back as a float; fields that nobody asked for are left out.
+    Raises DataError with file and line for invalid UTF-8, broken JSON, a missing field, an empty text or a label out
+    of range, and with the file alone when it holds no row.
     """
     rows: list[Row] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}:{number}: not valid UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1});"
+                    " save the file as UTF-8"
+                ) from None
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}:{number}: not valid JSON ({error.msg}); mend or remove this line") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}:{number}: expected an object like {{...}}, found {type(row).__name__}")
-            problem = row_problem(row, columns, classes)
-            if problem:
-                raise DataError(f"{path}:{number}: {problem}")
-            rows.append({key: row[key] for key in (*columns, "label")})
+            rows.append(checked(row, columns, labels, f"{path}:{number}"))
     if not rows:
-        raise DataError(f"{path}: no rows; expected one JSON object a line with {', '.join((*columns, 'label'))}")
+        raise DataError(f"{path}: no rows; expected one JSON object a line with {', '.join(_fields(columns, labels))}")
     return rows
 
 
-def row_problem(row: Row, columns: Sequence[str], classes: int) -> str | None:
-    """What is wrong with a row, in words; None if nothing is."""
-    for column in (*columns, "label"):
-        if column not in row:
-            return f"field {column!r} is missing; the row has {', '.join(map(repr, row)) or 'no fields'}"
+def checked(row: Row, columns: Sequence[str], labels: Labels, where: str) -> Row:
+    """The fields of a row that were asked for; DataError that begins with `where` if one is not as it should be."""
+    fields = _fields(columns, labels)
+    for field in fields:
+        if field not in row:
+            raise DataError(
+                f"{where}: field {field!r} is missing; the row has {', '.join(map(repr, row)) or 'no fields'}"
+            )
     for column in columns:
         text = row[column]
         if not isinstance(text, str) or not text.strip():
-            return f"field {column!r} must be a non-empty string, found {text!r}"
-    label = row["label"]
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < classes:
-        return f"label {label!r} is not an integer from 0 to {classes - 1}"
+            raise DataError(f"{where}: field {column!r} must be a non-empty string, found {text!r}")
+    kept = {field: row[field] for field in fields}
+    if labels is not None:
+        problem = label_problem(row["label"], labels)
+        if problem:
+            raise DataError(f"{where}: {problem}")
+        if isinstance(labels, tuple):
+            kept["label"] = float(row["label"])  # type: ignore[arg-type]  # label_problem has looked at it
+    return kept
+
+
+def _fields(columns: Sequence[str], labels: Labels) -> tuple[str, ...]:
+    return tuple(columns) if labels is None else (*columns, "label")
+
+
+def label_problem(label: object, labels: int | tuple[float, float]) -> str | None:
+    """What is wrong with a label, in words; None if nothing is. NaN, infinity and truth values are no labels."""
+    number = isinstance(label, (int, float)) and not isinstance(label, bool)
+    if isinstance(labels, tuple):
+        low, high = labels
+        if not (number and math.isfinite(label) and low <= label <= high):  # type: ignore[arg-type, operator]
+            return f"label {label!r} is not a number from {low:g} to {high:g}"
+    elif not (isinstance(label, int) and number and 0 <= label < labels):
+        hidden = "; -1 marks the hidden labels of a test split, take train and validation" if label == -1 else ""
+        return f"label {label!r} is not an integer from 0 to {labels - 1}{hidden}"
     return None
 
 
@@ -72,18 +101,20 @@ def local_folder(relative: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load_local(relative: str, columns: Sequence[str], classes: int) -> dict[str, list[Row]] | None:
-    """The splits train and validation of a local folder; None when there is no such folder."""
+def load_local(
+    relative: str, columns: Sequence[str], labels: Labels, splits: Sequence[str] = ("train", "validation")
+) -> dict[str, list[Row]] | None:
+    """The splits of a local folder, one file <split>.jsonl each; None when there is no such folder."""
     folder = local_folder(relative)
     if folder is None:
         return None
-    splits = {}
-    for split in ("train", "validation"):
+    rows = {}
+    for split in splits:
         path = folder / f"{split}.jsonl"
         if not path.is_file():
-            raise DataError(f"{path} is missing; {relative} needs train.jsonl and validation.jsonl")
-        splits[split] = read_jsonl(path, columns, classes)
-    return splits
+            raise DataError(f"{path} is missing; {relative} needs {' and '.join(f'{name}.jsonl' for name in splits)}")
+        rows[split] = read_jsonl(path, columns, labels)
+    return rows
 
 
 def offline() -> bool:
@@ -119,35 +150,62 @@ def _answers(endpoint: str) -> bool:
     return bool(verdict and verdict[0])
 
 
+def _first_line(error: Exception) -> str:
+    """What went wrong, with its cause: `datasets` hides a full disk behind a general message."""
+    first, _, _ = f"{error}".strip().partition("\n")
+    return f"{first}: {error.__cause__}" if error.__cause__ is not None else first
+
+
 def load_hub(
-    path: str, subset: str | None, rename: dict[str, str], columns: Sequence[str], classes: int
+    path: str,
+    subset: str | None,
+    rename: dict[str, str],
+    columns: Sequence[str],
+    labels: Labels,
+    splits: Sequence[str] = ("train", "validation"),
 ) -> dict[str, list[Row]] | None:
-    """The splits train and validation of a Hub data set; None when it cannot be had.
+    """The splits of a Hub data set, its columns renamed to ours; None when no Hub answers and offline none is cached.
 
     A Hub that does not answer gives None within seconds, cached copies or not: `datasets` looks into its cache only
     after half a minute of retries. With HF_HUB_OFFLINE=1 it reads the cached copy at once.
 
-    Raises DataError for a row of the data set that is not as `columns` and `classes` say.
+    Raises DataError where the Hub answers and the data set still cannot be loaded (gated, moved, a full disk), so that
+    nothing else takes its place; for a split that is missing or empty; and for a row that is not as `columns` and
+    `labels` say.
     """
     if not offline() and not hub_reachable():
         return None
     import datasets
 
+    name = f"{path} {subset}" if subset else path
     try:
         loaded = datasets.load_dataset(path, subset)
-    except (OSError, datasets.exceptions.DatasetsError):  # no cached copy, or the connection broke
+    except (ConnectionError, TimeoutError):  # the connection broke; offline: no cached copy
         return None
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        answered = isinstance(error, datasets.exceptions.DatasetsError)
+        if isinstance(error, FileNotFoundError) and (offline() or not answered):
+            return None  # not cached, or what answers here (a proxy) is no Hub
+        gated = "gated" in str(error) or "cannot be accessed" in str(error)
+        way = "accept its terms on its page, then `hf auth login` or set HF_TOKEN" if gated else "mend that"
+        raise DataError(
+            f"{name}: the data set could not be loaded ({type(error).__name__}: {_first_line(error)}); {way}, put the"
+            " rows into VBANK_DATA, or ask for a stand-in with task.source='generated'"
+        ) from error
     except ValueError as error:  # another configuration is cached, this one is not
         if "Couldn't find cache" not in str(error):
             raise
         return None
-    splits: dict[str, list[Row]] = {}
-    for split in ("train", "validation"):
-        splits[split] = []
-        for number, raw in enumerate(loaded[split], start=1):
-            row = {rename.get(key, key): value for key, value in raw.items()}
-            problem = row_problem(row, columns, classes)
-            if problem:
-                raise DataError(f"{path} {subset or ''} {split} row {number}: {problem}")
-            splits[split].append({key: row[key] for key in (*columns, "label")})
-    return splits
+    rows: dict[str, list[Row]] = {}
+    for split in splits:
+        if split not in loaded:
+            raise DataError(f"{name}: split {split!r} is missing; the data set has {', '.join(map(repr, loaded))}")
+        rows[split] = [
+            checked(
+                {rename.get(key, key): value for key, value in raw.items()}, columns, labels, f"{name} {split} row {i}"
+            )
+            for i, raw in enumerate(loaded[split], start=1)
+        ]
+        if not rows[split]:
+            raise DataError(f"{name}: split {split!r} has no rows; clear the cache of this data set and load it again")
+    return rows
