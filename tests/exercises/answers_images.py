@@ -2,7 +2,7 @@
 
 import random
 
-import torch
+import numpy as np
 
 
 def draw(labels, samples, seed):
@@ -12,27 +12,42 @@ def draw(labels, samples, seed):
     return places
 
 
-def spreads(table):
-    y = torch.tensor(table, dtype=torch.float64)
-    draws, seeds = y.shape
-    row, column = y.mean(1), y.mean(0)
-    rest = ((y - row[:, None] - column + y.mean()) ** 2).sum() / ((draws - 1) * (seeds - 1))
-    parts = row.var() - rest / seeds, column.var() - rest / draws, rest
-    return [part.clamp(min=0).sqrt().item() for part in parts]
+def paired(a, b, ddof=1):
+    gaps = np.subtract(a, b)
+    return gaps.mean(), gaps.std(ddof=ddof) / len(gaps) ** 0.5
 
 
-def raw(table):
-    y = torch.tensor(table, dtype=torch.float64)
-    return y.mean(1).std().item(), y.mean(0).std().item(), spreads(table)[2]
+def half(labels, samples, seed):
+    """At random in the first class alone."""
+    members = [[i for i, one in enumerate(labels) if one == label] for label in sorted(set(labels))]
+    return random.Random(seed).sample(members[0], samples) + [i for own in members[1:] for i in own[:samples]]
 
 
-def unclamped(table):
-    y = torch.tensor(table, dtype=torch.float64)
-    rest = spreads(table)[2] ** 2
-    return [(y.mean(1).var() - rest / y.shape[1]).sqrt(), (y.mean(0).var() - rest / y.shape[0]).sqrt(), rest**0.5]
+def window(labels, samples, seed):
+    places = []
+    for label in sorted(set(labels)):
+        own = [i for i, one in enumerate(labels) if one == label]
+        places += [own[(seed + turn) % len(own)] for turn in range(samples)]
+    return places
 
 
-RIGHT = {"images-1": draw, "images-2": spreads}
+def anew(labels, samples, seed):
+    places = []
+    for label in sorted(set(labels)):
+        places += random.Random(seed).sample([i for i, one in enumerate(labels) if one == label], samples)
+    return places
+
+
+def front(labels, samples, seed):
+    """From the first samples of a class."""
+    rng, places = random.Random(seed), []
+    for label in sorted(set(labels)):
+        own = [i for i, one in enumerate(labels) if one == label]
+        places += rng.sample(own[: max(samples + 1, len(own) // 2)], samples)
+    return places
+
+
+RIGHT = {"images-1": draw, "images-2": paired}
 WRONG = [
     ("images-1", lambda labels, n, seed: random.Random(seed).sample(range(len(labels)), n), "in all"),
     (
@@ -46,13 +61,22 @@ WRONG = [
     ("images-1", lambda labels, n, seed: [i for i in draw(labels, 1, seed) for _ in range(2)], "twice"),
     ("images-1", lambda labels, n, seed: [len(labels)] * n, "outside"),
     ("images-1", lambda labels, n, seed: "first", "list of whole numbers"),
-    ("images-2", lambda t: [value**2 for value in spreads(t)], "variances"),
-    ("images-2", lambda t: [spreads(t)[i] for i in (1, 0, 2)], "changed places"),
-    ("images-2", raw, "share of the rest"),
-    ("images-2", unclamped, "below 0"),
-    ("images-2", lambda t: [*spreads(t)[:2], torch.tensor(t, dtype=torch.float64).std().item()], "whole table"),
-    ("images-2", lambda t: [spreads(t)[0] + 1, *spreads(t)[1:]], "draw is too large"),
-    ("images-2", lambda t: [*spreads(t)[:2], 0.0], "rest is too small"),
-    ("images-2", lambda t: spreads(t)[0], "three numbers"),
-    ("images-2", lambda t: ["a", "b", "c"], "should be numbers"),
+    ("images-1", half, "Class 1 has the same samples"),
+    ("images-1", window, "window"),
+    ("images-1", anew, "begin the generator anew"),
+    ("images-1", front, "never draw some"),
+    ("images-1", lambda labels, n, seed: [True] * n, "list of whole numbers"),
+    ("images-2", lambda a, b: paired(b, a), "wrong sign"),
+    ("images-2", lambda a, b: (paired(a, b)[0] + 1, 0.0), "gap is too large"),
+    (
+        "images-2",
+        lambda a, b: (paired(a, b)[0], ((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a)) ** 0.5),
+        "different draws",
+    ),
+    ("images-2", lambda a, b: (paired(a, b)[0], paired(a, b)[1] * len(a) ** 0.5), "deviation of one gap"),
+    ("images-2", lambda a, b: paired(a, b, ddof=0), "n - 1"),
+    ("images-2", lambda a, b: (paired(a, b)[0], paired(a, b)[1] ** 2), "take its root"),
+    ("images-2", lambda a, b: (paired(a, b)[0], 0.0), "error is too small"),
+    ("images-2", lambda a, b: paired(a, b)[0], "two numbers"),
+    ("images-2", lambda a, b: ("a", "b"), "should be a number"),
 ]

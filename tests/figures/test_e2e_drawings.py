@@ -27,7 +27,7 @@ def test_a_panel_a_score_and_a_row_a_system():
     scores = {"LoRA": {"bleu": 50.0, "cider": 1.2}, "a human": {"bleu": 60.0}}
     figure = drawings.five_scores(scores, {"bleu": "BLEU", "cider": "CIDEr"})
     first, second = figure.axes
-    assert [axis.get_title() for axis in figure.axes] == ["BLEU", "CIDEr"]
+    assert [axis.get_title("left") for axis in figure.axes] == ["BLEU", "CIDEr"]
     assert [text.get_text() for text in first.get_yticklabels()] == ["a human", "LoRA"]
     assert [text.get_text() for text in first.texts] == ["60", "50"] and len(second.texts) == 1
     assert METHOD_COLOURS["LoRA"] in [line.get_color() for line in first.lines]

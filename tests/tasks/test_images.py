@@ -147,6 +147,13 @@ def test_bad_folders_are_errors_by_name(folder: Path, tmp_path: Path) -> None:
         [row["image"].open() for row in TINY.load(announce=silent).train]
     broken.write_bytes(good)
 
+    other = folder / "test" / "fig" / "02.WEBP"
+    PIL.Image.new("RGB", (4, 4)).save(other, "WEBP")
+    with pytest.raises(DataError, match=r"test/fig/02\.WEBP: pictures are read as \.png, \.jpg, \.jpeg; convert"):
+        TINY.load(announce=silent)
+    other.rename(other.with_name("notes.txt"))  # what is no picture by its name is left alone
+    assert len(TINY.load(announce=silent).validation) == 6
+
     (folder / "train" / "grape").mkdir()
     with pytest.raises(DataError, match="train/grape: class without pictures"):
         TINY.load(announce=silent)
@@ -214,6 +221,27 @@ def test_a_data_set_of_the_hub_becomes_rows() -> None:
 def test_a_data_set_of_another_shape_is_refused(loaded: DatasetDict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         TINY._of_hub(loaded)
+
+
+def test_an_empty_split_of_the_hub_is_refused() -> None:
+    loaded = hub()
+    loaded["test"] = loaded["test"].select([])
+    with pytest.raises(DataError, match="someone/tiny test: no pictures; clear the cache"):
+        TINY._of_hub(loaded)
+
+
+def test_a_broken_download_is_no_reason_to_train_on_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.delenv("VBANK_DATA", raising=False)
+    monkeypatch.setattr("datasets.load_dataset", broken)
+    monkeypatch.setattr("vbank.tasks.images.offline", lambda: False)
+    monkeypatch.setattr("vbank.tasks.images.hub_reachable", lambda: True)
+    with pytest.raises(DataError, match=r"could not be loaded \(ConnectionError: reset by peer\); try again"):
+        TINY.load(announce=silent)
+    monkeypatch.setattr("vbank.tasks.images.hub_reachable", lambda: False)
+    assert TINY.load(announce=silent).source.startswith("generated")
 
 
 def test_damaged_bytes_of_the_hub_are_named() -> None:

@@ -116,6 +116,22 @@ def test_the_last_resort_is_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
         METAMATH.load("locl", announce=silent)
 
 
+def test_half_of_the_data_is_not_passed_over(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mathematics, "load_hub", lambda *args: None)
+    alone = tmp_path_factory.mktemp("metamath-alone")
+    write(alone / "metamath/train.jsonl", [{"query": "q", "response": "The answer is: 5", "type": "GSM_AnsAug"}])
+    monkeypatch.setenv("VBANK_DATA", str(alone))
+    for source in ("any", "local"):
+        with pytest.raises(DataError, match="folder metamath in VBANK_DATA was found, but not gsm8k/test.jsonl"):
+            METAMATH.load(source, announce=silent)
+    monkeypatch.delenv("VBANK_DATA")
+    monkeypatch.setattr(mathematics, "gsm8k_rows", lambda source: ([from_gsm8k(gsm8k(1))], "GSM8K of openai/gsm8k"))
+    with pytest.raises(DataError, match="GSM8K of openai/gsm8k was found, but not metamath/train.jsonl"):
+        METAMATH.load(announce=silent)
+
+
 def test_corrupt_data_is_named(folder: Path) -> None:
     (folder / "gsm8k/test.jsonl").write_text("")
     with pytest.raises(DataError, match="test.jsonl: no rows"):

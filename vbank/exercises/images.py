@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from vbank.exercises.checker import Wrong
+from vbank.exercises.checker import Wrong, require_number
+
+
+TRIES = 60  # seeds; a right draw misses a given sample of 12 in all of them once in 10^10 times
 
 
 def balanced_draw(function: Callable[..., Any]) -> int:
     """images-1: the places of a balanced draw, `samples` of every class, fixed by a seed."""
     draw = torch.Generator().manual_seed(11)
     cases = []
-    for classes, size, samples in ((2, 9, 1), (3, 40, 5), (10, 300, 10), (7, 90, 3)):
-        mixed = torch.cat([torch.arange(classes).repeat(samples + 1), torch.randint(classes, (size,), generator=draw)])
+    for classes, size, samples in ((2, 9, 1), (3, 40, 5), (10, 300, 10), (7, 90, 3), (4, 0, 4)):
+        each = samples + 1 if size else 12  # the last case: all classes are of one size
+        mixed = torch.cat([torch.arange(classes).repeat(each), torch.randint(classes, (size,), generator=draw)])
         cases.append((mixed[torch.randperm(len(mixed), generator=draw)].tolist(), samples))
     for labels, samples in cases:
         case = f"for {len(labels)} labels of {len(set(labels))} classes and {samples} a class"
@@ -27,15 +33,43 @@ def balanced_draw(function: Callable[..., Any]) -> int:
         others = [_places(function(labels, samples, seed), labels, samples, case) for seed in range(1, 9)]
         if all(sorted(other) == sorted(first) for other in others):
             raise Wrong(f"Nine seeds give one draw {case}; the seed must decide which samples are taken.")
+    draws = [_places(function(labels, samples, seed), labels, samples, case) for seed in range(TRIES)]
+    _at_random(draws, labels, case)
     return len(cases)
 
 
+def _at_random(draws: Sequence[Sequence[int]], labels: Sequence[int], case: str) -> None:
+    """Every class is drawn from, all of it, and not in a fixed order; classes of one size are drawn independently."""
+    members = {label: [place for place, one in enumerate(labels) if one == label] for label in sorted(set(labels))}
+    turns: dict[int, list[tuple[int, ...]]] = {}  # of each class and draw: which of the class's own samples
+    for label, own in members.items():
+        turns[label] = [tuple(turn for turn, place in enumerate(own) if place in set(one)) for one in draws]
+        taken = {turn for one in turns[label] for turn in one}
+        if len(set(turns[label])) == 1:
+            raise Wrong(f"Class {label} has the same samples for every seed {case}; draw in every class.")
+        if len(taken) < len(own):
+            raise Wrong(f"{TRIES} seeds never draw some samples of class {label} {case}; all should have a chance.")
+        if len(set(turns[label])) <= len(own):
+            raise Wrong(
+                f"{TRIES} seeds give only {len(set(turns[label]))} draws of class {label} {case}; "
+                "do you move a window over a fixed order?"
+            )
+    if len({tuple(chosen) for chosen in turns.values()}) == 1:
+        raise Wrong(
+            f"All classes get the same of their own samples {case}, the third and the fifth, say; "
+            "does each class begin the generator anew?"
+        )
+
+
 def _places(answer: Any, labels: Sequence[int], samples: int, case: str) -> list[int]:
-    if isinstance(answer, torch.Tensor):
+    if isinstance(answer, (torch.Tensor, np.ndarray)):
         answer = answer.tolist()
-    if not isinstance(answer, (list, tuple)) or not all(type(place) is int for place in answer):
+    whole = isinstance(answer, (list, tuple)) and all(
+        isinstance(place, numbers.Integral) and not isinstance(place, bool) for place in answer
+    )
+    if not whole:
         raise Wrong(f"Return a list of whole numbers, the places of the drawn samples, {case}.")
-    places = list(answer)
+    places = [int(place) for place in answer]
     if any(not 0 <= place < len(labels) for place in places):
         raise Wrong(f"A place lies outside the {len(labels)} labels {case}; did you return labels?")
     if len(set(places)) < len(places):
@@ -51,57 +85,47 @@ def _places(answer: Any, labels: Sequence[int], samples: int, case: str) -> list
     return places
 
 
-def spreads(function: Callable[..., Any]) -> int:
-    """images-2: standard deviations between draws, between seeds, and of the rest, from a table of accuracies."""
+def paired(function: Callable[..., Any]) -> int:
+    """images-2: mean gap of two methods on the same draws, and its standard error s / sqrt(n), s of the gaps."""
     draw = torch.Generator().manual_seed(23)
     cases = []
-    for rows, columns, sizes in ((5, 5, (3.0, 1.0, 1.0)), (6, 3, (0.2, 2.0, 0.5)), (4, 8, (2.0, 0.0, 1.0))):
-        a, b, c = (torch.randn(shape, generator=draw) for shape in ((rows, 1), (1, columns), (rows, columns)))
-        cases.append((70 + sizes[0] * a + sizes[1] * b + sizes[2] * c).double().tolist())
-    cases.append([[70.0, 72.0, 71.0], [71.0, 70.0, 72.0], [72.0, 71.0, 70.0]])  # no effect of draw or seed
-    for table in cases:
-        _compare_spreads(function(table), table)
+    for n, shared in ((4, 3.0), (12, 2.0), (30, 0.5), (2, 1.0)):
+        luck = 70 + shared * torch.randn(n, generator=draw)
+        a, b = (luck + torch.randn(n, generator=draw) for _ in range(2))
+        cases.append(((a + 1).double().tolist(), b.double().tolist()))
+    cases.append(([70.0, 75.0, 72.0], [69.0, 74.0, 71.0]))  # one gap in all draws: no error
+    for a, b in cases:
+        _compare_paired(function(a, b), np.array(a), np.array(b))
     return len(cases)
 
 
-def _compare_spreads(answer: Any, table: list[list[float]]) -> None:
-    D, S = len(table), len(table[0])
-    case = f"for {D} draws and {S} seeds"
-    if not isinstance(answer, (list, tuple)) or len(answer) != 3:
-        raise Wrong("Return three numbers: the deviations of draw, seed and rest.")
-    try:
-        given = [float(value) for value in answer]
-    except (TypeError, ValueError):
-        raise Wrong(f"All three should be numbers {case}.") from None
-    if any(isinstance(value, complex) or not math.isfinite(value) for value in given):
-        raise Wrong(f"A deviation is not finite {case}; where an estimated variance is below 0, take 0.")
-    y = torch.tensor(table, dtype=torch.float64)
-    row, column, mean = y.mean(1), y.mean(0), y.mean()
-    rest = ((y - row[:, None] - column + mean) ** 2).sum().item() / ((D - 1) * (S - 1))
-    variances = [row.var().item() - rest / S, column.var().item() - rest / D, rest]
-    right = [math.sqrt(max(0.0, variance)) for variance in variances]
+def _compare_paired(answer: Any, a: np.ndarray, b: np.ndarray) -> None:
+    n = len(a)
+    case = f"for {n} draws"
+    if not isinstance(answer, (list, tuple)) or len(answer) != 2:
+        raise Wrong("Return two numbers: the mean gap and its standard error.")
+    gap, error = (require_number(value, name) for value, name in zip(answer, ("The gap", "The error"), strict=True))
+    gaps = a - b
+    right, spread = gaps.mean(), gaps.std(ddof=1)
 
-    def same(values: Sequence[float]) -> bool:
-        return all(math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-6) for one, two in zip(given, values, strict=True))
+    def same(one: float, two: float) -> bool:
+        return math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-6)
 
-    if same(right):
+    if same(gap, -right) and not same(right, 0):
+        raise Wrong(f"The gap has the wrong sign {case}; it is a minus b.")
+    if not same(gap, right):
+        raise Wrong(f"The mean gap is too {'large' if gap > right else 'small'} {case}.")
+    if same(error, spread / math.sqrt(n)):
         return
-    if same([value**2 for value in right]):
-        raise Wrong(f"Those are the variances {case}; take their roots.")
-    if same([right[1], right[0], right[2]]):
-        raise Wrong(f"Draw and seed have changed places {case}: a row of the table is one draw.")
-    if same([row.std().item(), column.std().item(), right[2]]):
-        raise Wrong(
-            f"The deviation of the row means {case} still holds a share of the rest: "
-            "a mean of n numbers keeps one n-th of their variance."
-        )
-    if math.isclose(given[2], y.std().item(), rel_tol=1e-6):
-        raise Wrong(
-            f"The third number is the deviation of the whole table {case}; take out row and column means first."
-        )
-    for name, one, two in zip(("draw", "seed", "rest"), given, right, strict=True):
-        if not math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-6):
-            raise Wrong(f"The deviation of the {name} is too {'large' if one > two else 'small'} {case}.")
+    if same(error, math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / n)):
+        raise Wrong(f"That is the error for different draws {case}; the draws are the same, so look at the gaps.")
+    if same(error, spread):
+        raise Wrong(f"That is the deviation of one gap {case}; the mean of n gaps varies less, by the root of n.")
+    if same(error, gaps.std() / math.sqrt(n)):
+        raise Wrong(f"You divided the squares by n {case}; the mean was taken from the same gaps, so divide by n - 1.")
+    if same(error, spread**2 / n):
+        raise Wrong(f"That is the variance of the mean {case}; take its root.")
+    raise Wrong(f"The error is too {'large' if error > spread / math.sqrt(n) else 'small'} {case}.")
 
 
-EXERCISES = {"images-1": balanced_draw, "images-2": spreads}
+EXERCISES = {"images-1": balanced_draw, "images-2": paired}

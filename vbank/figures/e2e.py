@@ -79,7 +79,8 @@ def five_scores(scores: Mapping[str, Mapping[str, float]], titles: Mapping[str, 
             axis.plot([0, value], [row, row], "-", color=FROZEN, lw=2)
             axis.plot([value], [row], marker, color=colour, markersize=9, mew=2)
             axis.annotate(f"{value:.3g}", (value, row), (8, 0), textcoords="offset points", va="center", fontsize=11)
-        axis.set(yticks=range(len(names)), yticklabels=names[::-1], xlim=(0, 1.15 * most or 1.0), title=title)
+        axis.set(yticks=range(len(names)), yticklabels=names[::-1], xlim=(0, 1.15 * most or 1.0))
+        axis.set_title(title, loc="left", pad=8)
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.grid(axis="y", visible=False)
     return figure

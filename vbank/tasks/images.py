@@ -219,8 +219,15 @@ class PictureTask(FewShot):
 
         try:
             loaded = datasets.load_dataset(self.hub)
-        except (OSError, datasets.exceptions.DatasetsError):  # no cached copy, or the connection broke
-            return None
+        except (OSError, datasets.exceptions.DatasetsError) as error:
+            # Offline: no cached copy. A file that is not there, said by another than the Hub: a proxy answered.
+            if offline() or (isinstance(error, FileNotFoundError) and not isinstance(error, datasets.exceptions.DatasetsError)):
+                return None
+            reason = f"{error}".strip().partition("\n")[0]
+            raise DataError(
+                f"{self.hub}: the data set could not be loaded ({type(error).__name__}: {reason}); try again, put the"
+                " pictures into VBANK_DATA, or ask for a stand-in with task.source='generated'"
+            ) from error
         except ValueError as error:  # another configuration is cached, this one is not
             if "Couldn't find cache" not in str(error):
                 raise
@@ -251,6 +258,8 @@ class PictureTask(FewShot):
                     if problem := label_problem(value, self.classes):
                         raise DataError(f"{where}: {problem}")
                     rows.append({"image": Picture(encoded, index, where), "label": value, "class": names[value]})
+            if splits and not rows:
+                raise DataError(f"{self.hub} {splits[0]}: no pictures; clear the cache of this data set and load again")
             parts.append(rows)
         return parts[0], parts[1]
 

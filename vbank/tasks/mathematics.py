@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,9 +138,7 @@ class Mathematics(Task):
             asked += [row for row in rows if row["benchmark"] == benchmark][: settings.generate or None]
         path = folder / "predictions.jsonl"
         verdicts = finished(path, asked)
-        bar = tqdm(
-            total=len(asked), initial=len(verdicts), desc="answers", disable=None
-        )  # none where it is no terminal
+        bar = tqdm(total=len(asked), initial=len(verdicts), desc="answers", disable=None)  # on a terminal alone
         with bar, path.open("w", encoding="utf-8") as file:
             for found in verdicts:
                 print(json.dumps(found, ensure_ascii=False), file=file)
@@ -153,7 +152,7 @@ class Mathematics(Task):
                     num_beams=settings.num_beams,
                     length_penalty=settings.length_penalty,
                     no_repeat_ngram_size=settings.no_repeat_ngram_size,
-                    progress=lambda done, _, start=start: bar.update(start + done - bar.n),  # type: ignore[misc]
+                    progress=partial(_advance, bar, start),
                 )
                 for text, row in zip(texts, chunk, strict=True):
                     verdicts.append({"query": row["query"]} | verdict(text, row))
@@ -162,6 +161,10 @@ class Mathematics(Task):
 
 
 METAMATH = Mathematics()
+
+
+def _advance(bar: tqdm, before: int, done: int, total: int) -> None:
+    bar.update(before + done - bar.n)
 
 
 def finished(path: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -25,7 +25,16 @@ NUMBER = re.compile(rf"([-+]?)\s*({DIGITS})(?:e([-+]?\d{{1,3}}))?", re.IGNORECAS
 POWER_OF_TEN = re.compile(r"(.+?)\s*(?:\\times|\\cdot)\s*10\^(?:\{([-+]?\d{1,3})\}|(\d))")
 FRACTION = re.compile(r"([-+]?)\s*(\d*)\s*\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 SLASHED = re.compile(r"([-+]?)\s*(?:(\d+)\s+)?([^\s/]+)\s*/\s*([^\s/]+)")
-MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+DOZEN = 12
+MULTIPLIERS = {
+    "dozen": DOZEN,
+    "dozens": DOZEN,
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 NO_UNITS = {
     "pi",
     "sqrt",
@@ -53,6 +62,10 @@ MATRIX = re.compile(r"\\begin\{([pb]?)matrix\}(.*)\\end\{\1matrix\}", re.DOTALL)
 CLOCK = re.compile(r"\d:\d")  # a time, or a ratio: compared as words are
 WORDS = re.compile(r"\(?[A-Za-z]\)|[A-Za-z][A-Za-z' -]{2,}")
 RELATION = re.compile(r"=|<|>|\\(?:leq?|geq?|neq?)(?![a-z])")
+RECKONING = re.compile(
+    r"(?=.*[\d)]\s*(?:[-+*/]|\\times|\\cdot|\\div))(?:[\d\s.,()*/+-]|\\times|\\cdot|\\div)+=([^=<>]+)"
+)
+UNFINISHED = re.compile(r"(?:[-+*/^]|\\(?:times|cdot|div))\s*$")
 
 # Other ways to write a sign, what is a space, and what is not part of the answer. A doubled backslash is a matrix' row.
 SIGNS = {
@@ -78,7 +91,7 @@ SIGNS = {
 SPACE = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![a-z]))|~|\s+")
 IGNORED = re.compile(
     r"(?<!\\)\\(?:[()\[\]!$]|(?:left|right|displaystyle)(?![a-z]))"
-    r"|\$|\*\*|\^\{?\\(?:circ|degree)\}?|\\degree|\s*\bdegrees?\b"
+    r"|[$€£]|\*\*|\^\{?\\(?:circ|degree)\}?|\\degree|\s*\bdegrees?\b"
 )
 
 
@@ -161,7 +174,8 @@ def equivalent(answer: str, reference: str) -> bool:
     r"""Whether two answers are the same, however they are written.
 
     The same are: 1,234 and 1234; \frac12, 1/2 and 0.5; $5, 5 dollars, 5\text{ cm} and 5; x = 5 and 5; 50\% and 0.5,
-    and also 50 where the reference is a whole number or bears the sign itself; 1,2 and 2,1 and \{2,1\}; (1, 2) and
+    and also 50 where the reference is a whole number or bears the sign itself; 3 dozen and 36, and also 3, as
+    "how many dozen" is answered; 9*2 = 18 and 18; 1,2 and 2,1 and \{2,1\}; (1, 2) and
     (1,2); equal expressions. Not the same are: 1/3 and 0.333, since a decimal is exact; (1,2), (2,1), [1,2] and 1,2;
     1010 in base 2 and 1010. Case of words and units are ignored.
 
@@ -212,13 +226,18 @@ def _same(answer: str, reference: str, depth: int) -> bool:
         return all(bases) and bases[0].groups() == bases[1].groups()  # type: ignore[union-attr]
     if any(WORDS.fullmatch(text) or CLOCK.search(text) for text in (answer, reference)):
         return answer.strip("() ").casefold() == reference.strip("() ").casefold()
+    if any(UNFINISHED.search(text) for text in (answer, reference)):
+        return False
     if bool(RELATION.search(answer)) != bool(RELATION.search(reference)):
         return False
     return symbolic().equal(without_unit(answer), without_unit(reference))
 
 
 def _unnamed(text: str) -> tuple[str, str]:
-    """The name before an equals sign and what follows it: x = 5 -> ("x", "5")."""
+    """The name before an equals sign and what follows it: x = 5 -> ("x", "5"), 9*2 = 18 -> ("", "18")."""
+    reckoned = RECKONING.fullmatch(text)
+    if reckoned:
+        return "", reckoned[1].strip()
     found = NAMED.fullmatch(text)
     if found is None or RELATION.search(found[2]):
         return "", text
@@ -230,8 +249,10 @@ def without_unit(text: str) -> str:
     found = WITH_UNIT.fullmatch(text)
     if found is None:
         return text
-    words = re.findall(r"[A-Za-z]+", re.sub(r"\\[a-z]+", " ", found[2]))
-    return text if any(word.lower() in NO_UNITS or word.lower() in MULTIPLIERS for word in words) else found[1]
+    words = [word.lower() for word in re.findall(r"[A-Za-z]+", re.sub(r"\\[a-z]+", " ", found[2]))]
+    if words and words[0] in MULTIPLIERS:
+        return f"{found[1]} {words[0]}"
+    return text if any(word in NO_UNITS or word in MULTIPLIERS for word in words) else found[1]
 
 
 def number(text: str) -> Fraction | None:
@@ -278,9 +299,12 @@ def _ratio(sign: str, whole: str | None, top: str, bottom: str) -> Fraction | No
 
 
 def _same_number(a: Fraction, answer: str, b: Fraction, reference: str) -> bool:
-    """Equal values; a percent sign may also be a unit that one side leaves out."""
+    """Equal values; a percent sign, or dozens, may also be a unit that one side leaves out."""
     if a == b:
         return True
+    dozens = ["dozen" in text.casefold() for text in (answer, reference)]
+    if any(dozens):
+        return not all(dozens) and (a == DOZEN * b if dozens[0] else b == DOZEN * a)
     percent, expected = "%" in answer, "%" in reference
     if percent and not expected:
         return b.denominator == 1 and 100 * a == b

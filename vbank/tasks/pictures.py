@@ -85,17 +85,23 @@ def picture_files(split: Path, root: Path) -> dict[str, list[Path]]:
     Looks at the first bytes of each file and decodes none: a picture that is cut off is found when it is needed.
 
     Raises:
-        DataError: no such folder, a class without pictures, a file that is no picture, or a link out of `root`.
+        DataError: no such folder, a class without pictures, a picture of another kind, a file that is no picture, or a
+            link out of `root`.
     """
     import PIL.Image
 
     if not split.is_dir():
         raise DataError(f"{split} is missing; pictures lie in {split.name}/<class>/, as .png or .jpg")
+    others = set(PIL.Image.registered_extensions()) - set(KINDS)
     found: dict[str, list[Path]] = {}
     for folder in sorted(split.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS)
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        files = [path for path in entries if path.suffix.lower() in KINDS]
+        for path in entries:  # a picture left out in silence would be missed by nobody
+            if path.suffix.lower() in others:
+                raise DataError(f"{path}: pictures are read as {', '.join(KINDS)}; convert or remove it")
         if not files:
             raise DataError(f"{folder}: class without pictures; add {' or '.join(KINDS)} files or remove the folder")
         for path in files:
