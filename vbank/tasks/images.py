@@ -221,7 +221,8 @@ class PictureTask(FewShot):
             loaded = datasets.load_dataset(self.hub)
         except (OSError, datasets.exceptions.DatasetsError) as error:
             # Offline: no cached copy. A file that is not there, said by another than the Hub: a proxy answered.
-            if offline() or (isinstance(error, FileNotFoundError) and not isinstance(error, datasets.exceptions.DatasetsError)):
+            answered = isinstance(error, datasets.exceptions.DatasetsError)
+            if offline() or (isinstance(error, FileNotFoundError) and not answered):
                 return None
             reason = f"{error}".strip().partition("\n")[0]
             raise DataError(
