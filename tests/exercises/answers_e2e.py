@@ -1,6 +1,7 @@
 """Right and wrong answers to the exercises of *E2E with GPT-2*."""
 
 from collections import Counter
+from difflib import SequenceMatcher
 
 
 def grams(words, n):
@@ -49,6 +50,22 @@ def each(output, references):
     return [rouge(output, [group]) for group in references]
 
 
+def inside_words(output, references, n):
+    """Finds an n-gram in a text of letters, so that "the" is in "other"."""
+    own, texts = grams(output, n), [" ".join(group) for group in references]
+    hits = sum(min(count, max(text.count(" ".join(gram)) for text in texts)) for gram, count in own.items())
+    return hits / sum(own.values())
+
+
+def blocks(a, b):
+    """difflib's matching blocks: longest block first, which is no longest common subsequence."""
+    return sum(block.size for block in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks())
+
+
+def of_the_longest(output, references):
+    return rouge(output, [max(references, key=lambda group: lcs(output, group))])
+
+
 RIGHT = {"e2e-1": precision, "e2e-2": rouge}
 WRONG = [
     ("e2e-1", unclipped, "repeats"),
@@ -58,6 +75,7 @@ WRONG = [
     ("e2e-1", distinct, "different n-gram"),
     ("e2e-1", lambda o, r, n: precision(o, r, n, divide=False), "number of hits"),
     ("e2e-1", lambda o, r, n: precision(o, r, n, divide=False) / len(grams(r[0], n)), "of a reference"),
+    ("e2e-1", inside_words, "inside longer words"),
     ("e2e-1", lambda o, r, n: 1.5, "too large"),
     ("e2e-1", lambda o, r, n: -0.1, "too small"),
     ("e2e-1", lambda o, r, n: "1/2", "should be a"),
@@ -66,6 +84,9 @@ WRONG = [
     ("e2e-2", lambda o, r: sum(each(o, r)) / len(r), "average"),
     ("e2e-2", lambda o, r: rouge(o, r, swap=True), "changed places"),
     ("e2e-2", lambda o, r: rouge(o, r, common=bag), "any order"),
+    ("e2e-2", lambda o, r: rouge(o, r, common=lambda a, b: len(set(a) & set(b))), "different common words"),
+    ("e2e-2", lambda o, r: rouge(o, r, common=blocks), "too small"),
+    ("e2e-2", of_the_longest, "P and R of one reference"),
     ("e2e-2", lambda o, r: max(lcs(o, g) / len(o) for g in r), "precision alone"),
     ("e2e-2", lambda o, r: max(lcs(o, g) / len(g) for g in r), "recall alone"),
     ("e2e-2", lambda o, r: 100 * rouge(o, r), "percentage"),

@@ -8,7 +8,7 @@ import torch
 
 from vbank import tasks
 from vbank.recipes import ModelSettings, TaskSettings
-from vbank.tasks import e2e, e2e_metrics
+from vbank.tasks import e2e, e2e_metrics, sources
 from vbank.tasks.base import hold_out
 from vbank.tasks.scratch import generator
 from vbank.tasks.sources import DataError
@@ -110,8 +110,8 @@ def test_bad_sources(local, rows):
 def test_the_hub_is_read_from_its_parquet_branch(monkeypatch, rows):
     asked = {}
 
-    def load_dataset(path, **how):
-        asked.update(how, path=path)
+    def load_dataset(path, name, **how):
+        asked.update(how, path=path, name=name)
         return {"train": rows[:45], "validation": rows[:3], "test": rows[45:]}
 
     import datasets
@@ -120,14 +120,23 @@ def test_the_hub_is_read_from_its_parquet_branch(monkeypatch, rows):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the cache alone, which is the function above
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     data = tasks.find("e2e").load("hub", announce=None)
-    assert asked == {"path": "tuetschek/e2e_nlg", "revision": "refs/convert/parquet"}
+    assert asked == {"path": "tuetschek/e2e_nlg", "name": None, "revision": "refs/convert/parquet"}
     assert (data.train, data.validation) == (rows[:45], rows[45:]) and "test set" in data.source
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, **how: {"train": rows})
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name, **how: {"train": rows})
     with pytest.raises(DataError, match="split 'test' is missing"):
         tasks.find("e2e").load("hub", announce=None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, **how: {"train": [{"text": "a"}], "test": rows})
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name, **how: {"train": [{"text": "a"}], "test": rows})
     with pytest.raises(DataError, match="train row 1: field 'meaning_representation' is missing"):
         tasks.find("e2e").load("hub", announce=None)
+
+    def refused(path, name, **how):
+        raise datasets.exceptions.DatasetNotFoundError("is a gated dataset on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", refused)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    with pytest.raises(DataError, match="accept its terms"):  # and not made-up restaurants in its place
+        tasks.find("e2e").load("any", announce=None)
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def test_offline_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     [ConnectionError("gone"), TimeoutError(), FileNotFoundError("no Hub"), ValueError("Couldn't find cache for x")],
 )
 def test_a_connection_that_breaks_counts_as_an_absent_hub(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **how: object) -> None:
         raise failure
 
     monkeypatch.setattr(sources, "hub_reachable", lambda: True)
@@ -150,7 +150,7 @@ def test_a_connection_that_breaks_counts_as_an_absent_hub(monkeypatch: pytest.Mo
 def test_no_stand_in_for_a_data_set_that_the_hub_has_and_cannot_give(
     no_folder: None, monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
 ) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **how: object) -> None:
         raise failure
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -162,7 +162,7 @@ def test_no_stand_in_for_a_data_set_that_the_hub_has_and_cannot_give(
 
 
 def test_the_cause_behind_a_general_message_is_told(no_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **how: object) -> None:
         raise datasets.exceptions.DatasetGenerationError("An error occurred\nmore") from OSError(28, "No space left")
 
     monkeypatch.setattr(sources, "hub_reachable", lambda: True)
@@ -175,7 +175,7 @@ def test_the_cause_behind_a_general_message_is_told(no_folder: None, monkeypatch
 def test_offline_without_a_cached_copy_says_so(
     no_folder: None, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **how: object) -> None:
         raise failure
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -186,7 +186,7 @@ def test_offline_without_a_cached_copy_says_so(
 
 
 def test_another_error_of_the_hub_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **how: object) -> None:
         raise ValueError("BuilderConfig 'cloa' not found")
 
     monkeypatch.setattr(sources, "hub_reachable", lambda: True)
@@ -199,7 +199,7 @@ def test_offline_reads_the_cached_copy_without_asking_the_hub(monkeypatch: pytes
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sources, "_answers", lambda endpoint: pytest.fail("the Hub was asked"))
     cached = {"train": [{"text": "x", "label": 1}], "validation": [{"text": "y", "label": 0}]}
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args: cached)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **how: cached)
     splits = sources.load_hub("a/b", None, {"text": "sentence"}, ("sentence",), 2)
     assert splits == {"train": [{"sentence": "x", "label": 1}], "validation": [{"sentence": "y", "label": 0}]}
 
@@ -276,7 +276,7 @@ def test_the_hub_is_asked_by_its_own_names(
     hidden = dict.fromkeys(columns, "words") | {"label": -1.0 if name == "stsb" else -1, "idx": 0}
     asked = []
 
-    def stored(*args: object) -> dict[str, list[dict]]:
+    def stored(*args: object, revision: None) -> dict[str, list[dict]]:
         asked.append(args)
         return {"train": [row], "validation": [row], "test": [hidden]}
 
@@ -298,7 +298,7 @@ def test_the_hub_is_asked_by_its_own_names(
 )
 def test_a_hub_data_set_that_lacks_something_is_named(stored: dict, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "hub_reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args: stored)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **how: stored)
     with pytest.raises(DataError, match=said):
         load("mrpc", source="hub", announce=silent)
 

@@ -14,7 +14,7 @@ from vbank.tasks import e2e_metrics
 from vbank.tasks.base import Announce, Row, Task, TaskData, subset
 from vbank.tasks.generation import PadRight, encode_answers, generate
 from vbank.tasks.scratch import END
-from vbank.tasks.sources import DataError, checked, hub_reachable, load_local, local_folder, offline
+from vbank.tasks.sources import DataError, load_hub, load_local, local_folder
 from vbank.tasks.weights import load_generator
 
 if TYPE_CHECKING:
@@ -201,20 +201,9 @@ def _local() -> Found | None:
 
 
 def _hub() -> Found | None:
-    if not offline() and not hub_reachable():
+    rows = load_hub(HUB, None, {}, COLUMNS, None, ("train", "test"), HUB_BRANCH)
+    if rows is None:
         return None
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(HUB, revision=HUB_BRANCH)
-    except (OSError, datasets.exceptions.DatasetsError):  # no cached copy, or the connection broke
-        return None
-    rows = {}
-    for split in ("train", "test"):
-        if split not in loaded:
-            raise DataError(f"{HUB}: split {split!r} is missing; the data set has {', '.join(map(repr, loaded))}")
-        found = enumerate(loaded[split], start=1)
-        rows[split] = [checked(dict(raw), COLUMNS, None, f"{HUB} {split} row {i}") for i, raw in found]
     return f"Hugging Face Hub {HUB}, measured on the test set", rows["train"], rows["test"]
 
 

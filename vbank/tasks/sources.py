@@ -163,8 +163,11 @@ def load_hub(
     columns: Sequence[str],
     labels: Labels,
     splits: Sequence[str] = ("train", "validation"),
+    revision: str | None = None,
 ) -> dict[str, list[Row]] | None:
     """The splits of a Hub data set, its columns renamed to ours; None when no Hub answers and offline none is cached.
+
+    `revision` names a branch of the data set, such as the one that holds it as parquet.
 
     A Hub that does not answer gives None within seconds, cached copies or not: `datasets` looks into its cache only
     after half a minute of retries. With HF_HUB_OFFLINE=1 it reads the cached copy at once.
@@ -179,7 +182,7 @@ def load_hub(
 
     name = f"{path} {subset}" if subset else path
     try:
-        loaded = datasets.load_dataset(path, subset)
+        loaded = datasets.load_dataset(path, subset, revision=revision)
     except (ConnectionError, TimeoutError):  # the connection broke; offline: no cached copy
         return None
     except (OSError, datasets.exceptions.DatasetsError) as error:
