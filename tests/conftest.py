@@ -1,6 +1,7 @@
 """What every test relies on: no network, one thread, a fixed seed, the same examples each time."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +21,30 @@ hypothesis.settings.load_profile("vbank")
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No data sets at hand."""
+    monkeypatch.delenv("VBANK_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of tiny_task with its model, made once."""
+    import tiny_task
+
+    folder = tmp_path_factory.mktemp("tiny")
+    return Path(tiny_task.write_recipe(folder, tiny_task.save_llama(folder / "llama")))
+
+
+@pytest.fixture
+def recipe_file(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, its task registered while the test runs."""
+    from vbank import tasks
+
+    monkeypatch.setitem(tasks.TABLE, "backwards", "tiny_task:BACKWARDS")
+    return str(tiny_recipe)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -201,6 +201,14 @@ def test_indices_out_of_range(saved):
     refused(path, "index 9 points outside the bank of 9")
 
 
+def test_a_vector_named_twice(saved):
+    path = saved()
+    tensors = payload(path)
+    tensors["indices"][5] = torch.tensor([7, 2, 7])
+    forge(path, tensors)
+    refused(path, "a sub-vector names one bank vector twice")
+
+
 @pytest.mark.parametrize("value", [-0.01, 0.9])
 def test_weights_that_are_no_shares(value, saved):
     path = saved()
@@ -271,11 +279,11 @@ def test_a_head_that_is_not_the_models(fault, match, saved):
 # The JSON
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, "1", None, True, 1.0, [1], {}])
+@pytest.mark.parametrize("version", [0, 3, -1, "1", None, True, 1.0, [1], {}])
 def test_an_unknown_format_version(version, saved):
     path = saved()
     forge(path, format_version=version)
-    refused(path, "format version .*reads version 1: update vbank")
+    refused(path, "format version .*reads versions 1 to 2: update vbank")
 
 
 def test_a_json_without_version(saved):
@@ -309,7 +317,7 @@ def test_json_that_is_no_object(content, saved):
     refused(path, "adapter.json holds a .*, not an object")
 
 
-KEYS = ["method", "config", "form", "dtype", "targets", "train", "sites", "record", "tensors", "sha256"]
+KEYS = ["method", "config", "form", "dtype", "stored", "targets", "train", "sites", "record", "tensors", "sha256"]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -337,7 +345,11 @@ def test_a_value_of_another_type(key, saved):
         ({"method": "dora"}, "method is 'dora'; it must be one of lora"),
         ({"form": "full"}, "form is 'full'; it must be one of compact, resumable"),
         ({"dtype": "int8"}, "dtype is 'int8'; it must be one of float32"),
-        ({"dtype": "bfloat16"}, "float32 .*need torch.bfloat16"),
+        ({"dtype": "bfloat16"}, "stored is 'float32'; it must be bfloat16, as dtype is, or float16"),
+        ({"dtype": "bfloat16", "stored": "bfloat16"}, "float32 .*need torch.bfloat16"),
+        ({"stored": "float16"}, "float32 .*need torch.float16"),
+        ({"stored": "int8"}, "stored is 'int8'; it must be float32"),
+        ({"format_version": 1}, "has unknown keys stored"),
         ({"form": "resumable"}, "lacks logits and has unknown keys indices, weights"),
         ({"targets": ["query", 3]}, "targets is .*not of its type"),
         ({"train": [None]}, "train is .*not of its type"),
@@ -422,7 +434,7 @@ def test_a_huge_rank_allocates_nothing(method, rank, saved):
 def test_huge_sites_allocate_nothing(saved):
     path = saved("lora")
     forge(path, sites={"query": [10**12, 10**12], "value": [8, 16]})
-    refused(path, "query is 12 -> 8, not 1000000000000 -> 1000000000000", ValueError)
+    refused(path, r"A.0 is .*\(3, 12\); these settings and layers need .*\(3, 1000000000000\)")
 
 
 # The model
@@ -502,6 +514,45 @@ def test_a_path_that_is_a_file_or_absent(tmp_path):
     refused(tmp_path, "holds no adapter.json")
     (tmp_path / "adapter.json").mkdir()
     refused(tmp_path, "holds no adapter.json")
+
+
+@posix
+def test_links_are_read_and_never_written_through(tmp_path):
+    """The Hub's cache is made of links that lead out of their folder; the hash says whether the content is right."""
+    model, blobs = attached(CONFIGS["vb-lora"]), tmp_path / "blobs"
+    vbank.save(model, blobs)
+    before = files(blobs)
+    (tmp_path / "a").mkdir()
+    for name in before:
+        (tmp_path / "a" / name).symlink_to(blobs / name)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert torch.equal(loaded(tmp_path / "b")(batch()), loaded(blobs)(batch()))
+    vbank.save(attached(CONFIGS["lora"]), tmp_path / "b")
+    assert files(blobs) == before
+    assert not any(file.is_symlink() for file in (tmp_path / "a").iterdir())
+
+
+@posix
+@pytest.mark.parametrize("target", ["/dev/zero", "../elsewhere", "."], ids=["endless", "nowhere", "a folder"])
+def test_a_link_to_something_else_is_refused(target, saved):
+    path = saved()
+    (file,) = path.glob("*.safetensors")
+    file.unlink()
+    file.symlink_to(target)
+    refused(path, f"lacks {file.name}")
+    (path / "adapter.json").unlink()
+    (path / "adapter.json").symlink_to(target)
+    refused(path, "holds no adapter.json")
+
+
+@posix
+def test_a_link_to_other_content_is_refused(saved, tmp_path):
+    path = saved()
+    (file,) = path.glob("*.safetensors")
+    file.rename(tmp_path / "whole")
+    (tmp_path / "other").write_bytes(b"x" + (tmp_path / "whole").read_bytes())
+    file.symlink_to(tmp_path / "other")
+    refused(path, "SHA-256")
 
 
 def parameter_names(method: str) -> list[str]:

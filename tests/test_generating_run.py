@@ -5,29 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
-import tiny_task
 import torch
 from killing import killed_at
+from local_data import silent
 
-from vbank import tasks
+from vbank import callbacks, tasks
 from vbank.batches import LengthBuckets, Share
 from vbank.recipes import load
 from vbank.run import epochs, run
-
-
-@pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    return tiny_task.write_recipe(folder, tiny_task.save_llama(folder / "llama"))
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.TABLE, "backwards", "tiny_task:BACKWARDS")
-
-
-def silent(line: str) -> None:
-    pass
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -98,20 +83,33 @@ def test_a_long_epoch_says_how_far_it_is(
     recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As if half a minute passed between two looks at the clock."""
-    from vbank import training
 
     class Clock:
         now = 0.0
-        process_time = staticmethod(training.time.process_time)
 
         def perf_counter(self) -> float:
             Clock.now += 30.0
             return Clock.now
 
-    monkeypatch.setattr(training, "time", Clock())
+    monkeypatch.setattr(callbacks, "time", Clock())
     run(load(f"{recipe_file}/lora"), 0, tmp_path, announce=silent)
     said = [line for line in capsys.readouterr().out.splitlines() if "  step " in line]
     assert said and said[0].startswith("tiny/lora seed 0  step ") and said[0].endswith(" s left")
+
+
+def test_a_notebook_gets_our_lines_and_no_table_of_the_trainers(
+    recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if transformers had found a notebook when it was imported."""
+    from transformers.utils.notebook import NotebookProgressCallback
+
+    shown: list[object] = []
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
+    monkeypatch.setattr("IPython.display.display", lambda *what, **how: shown.append(what))
+    run(load(f"{recipe_file}/lora"), 0, tmp_path, announce=silent)
+    assert shown == []
+    said = [line for line in capsys.readouterr().out.splitlines() if "  epoch " in line]
+    assert [line.split("  ")[1] for line in said] == ["epoch 1/2", "epoch 2/2"]
 
 
 def test_a_loss_that_is_no_number_is_noticed_within_a_long_epoch(recipe_file: str, tmp_path: Path) -> None:
@@ -182,9 +180,3 @@ def test_the_loss_is_the_mean_that_torch_gives() -> None:
     )
     scores = torch.randn(4, generator=draw)
     torch.testing.assert_close(summed_loss(logits[:, 0, :1], scores) / 4, F.mse_loss(logits[:, 0, 0], scores))
-
-
-def test_ddp_sends_no_buffers_such_as_veras_frozen_pair(recipe_file: str, tmp_path: Path) -> None:
-    from vbank.run import arguments
-
-    assert arguments(load(f"{recipe_file}/lora"), 0, 43, tmp_path).ddp_broadcast_buffers is False

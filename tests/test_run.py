@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from killing import killed_at
+from local_data import silent
 
-from vbank import ledger
-from vbank.recipes import load
+import vbank
+from vbank import ledger, tasks
+from vbank.recipes import Recipe, load
 from vbank.run import candidates, load_data, run, run_id
 from vbank.trainable import prepare
 
@@ -45,10 +47,6 @@ def settings(tiny: Path, *more: str) -> list[str]:
 
 
 VECTORS = ("method.vector_length=16", "method.num_vectors=12")
-
-
-def silent(line: str) -> None:
-    pass
 
 
 def numbers(record: dict) -> tuple:
@@ -99,6 +97,47 @@ def test_a_failed_save_leaves_the_last_checkpoint_whole(
     monkeypatch.setattr(training, "save_file", saved)
     resumed = run(recipe, 0, tmp_path, announce=silent)
     assert numbers(resumed) == numbers(run(recipe, 0, tmp_path / "whole", announce=silent))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_adapter_of_the_best_epoch_is_kept_also_by_a_killed_run(tiny: Path, tmp_path: Path) -> None:
+    """At this rate the second of four epochs is the best; the first that is as good as any counts."""
+    rate = ("train.report=best", "train.epochs=4", "method.lr=5e-2")
+    recipe = load("first-finetune/lora", settings(tiny, *rate))
+    whole = run(recipe, 0, tmp_path / "whole", announce=silent)
+    scores = [row["accuracy"] for row in whole["curve"]]
+    assert scores[0] < scores[1] == max(scores) > scores[3]
+    assert whole["metrics"] == {key: value for key, value in whole["curve"][1].items() if key != "epoch"}
+    assert accuracy_of_the_kept_adapter(recipe, tmp_path / "whole") == pytest.approx(scores[1])
+
+    out, held = tmp_path / "killed", []
+    # 13 steps an epoch, a checkpoint every 4: in the third epoch, while the last checkpoint is written, at the end.
+    for point, times in (("step", 38), ("rename", 5), ("adapter", 1), ("record", 1)):
+        killed_at(point, times, recipe, out, silent)
+        held.append(sorted(int(path.name[11:]) for path in out.glob(".work/*/checkpoint-*")))
+    assert held == [[26, 36], [26, 48], [26, 52], [26, 52]]
+    (best,) = out.glob(".work/*/checkpoint-26")
+    best.rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"checkpoint-26 of the best epoch is missing; remove .* and run again"):
+        run(recipe, 0, out, announce=silent)
+    (tmp_path / "elsewhere").rename(best)
+    resumed = run(recipe, 0, out, announce=silent)
+    assert resumed["resumed"] and numbers(resumed) == numbers(whole)
+    kept = [next(tmp_path.glob(f"{name}/.work/*/adapter")) for name in ("whole", "killed")]
+    for file in kept[0].iterdir():
+        assert (kept[1] / file.name).read_bytes() == file.read_bytes()
+    assert not list(out.glob(".work/*/checkpoint-*"))
+
+
+def accuracy_of_the_kept_adapter(recipe: Recipe, out: Path) -> float:
+    """On the validation rows, with the model built anew."""
+    task, rows = tasks.find(recipe.task.name), load_data(recipe, None).validation
+    model, tokenizer = task.model(recipe.model)
+    vbank.load(model.eval(), next(out.glob(".work/*/adapter")))
+    batch = task.collator(tokenizer)(task.encode(rows, tokenizer, recipe.task))
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        return task.score(model(**batch).logits, labels)["accuracy"]
 
 
 def test_the_record_says_what_was_run_and_a_second_call_runs_nothing(tiny: Path, tmp_path: Path) -> None:

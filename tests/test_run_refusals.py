@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 import tiny_task
 import torch
+from local_data import silent
 from tiny_models import bert, gpt2, llama, roberta
+from transformers import BertTokenizerFast
 
 from vbank import optimizers, shards, tasks
 from vbank.recipes import ModelSettings, Recipe, load
@@ -17,21 +19,6 @@ from vbank.run import check_possible, check_rows, load_data, positions, run
 from vbank.tasks import weights
 from vbank.tasks.sources import DataError
 from vbank.training import OutOfMemory
-
-
-def silent(line: str) -> None:
-    pass
-
-
-@pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    return tiny_task.write_recipe(folder, tiny_task.save_llama(folder / "llama"))
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.TABLE, "backwards", "tiny_task:BACKWARDS")
 
 
 @pytest.fixture
@@ -129,6 +116,29 @@ def test_a_gated_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         DataError, match=r"gated: accept its licence on .*meta-llama/Llama-2-7b-hf, .*auth login.*HF_TOKEN"
     ):
         weights.load_generator(ModelSettings("meta-llama/Llama-2-7b-hf"))
+
+
+def test_a_checkpoint_with_another_head_or_of_another_shape_is_named(tmp_path: Path) -> None:
+    bert(num_labels=3).save_pretrained(tmp_path / "three")
+    with pytest.raises(
+        DataError,
+        match="three': classifier.weight is 3 x 16 in the checkpoint, 2 x 16 is needed; take a checkpoint without a"
+        " head, or with a head of 2 outputs",
+    ):
+        weights.load_classifier(words(tmp_path / "three"), 2)
+    assert weights.load_classifier(words(tmp_path / "three"), 3)[0].config.num_labels == 3
+    folder = tiny_task.save_llama(tmp_path / "llama")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 128', '"intermediate_size": 96'))
+    with pytest.raises(DataError, match=r"llama': .*weight is 128 x 64 in the checkpoint, 96 x 64 .*do not belong"):
+        weights.load_generator(ModelSettings(str(folder)))
+
+
+def words(folder: Path) -> str:
+    """The folder of a classifier, with a tokenizer."""
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return str(folder)
 
 
 def test_a_scratch_model_needs_the_texts_of_a_task() -> None:

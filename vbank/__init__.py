@@ -12,8 +12,11 @@ from vbank.attachment import activate, attach, detach, param_groups
 from vbank.audits import audit
 from vbank.checkpoint import CheckpointError, load, save
 from vbank.counting import Count, count, count_sites
+from vbank.interop import from_peft, to_peft
 from vbank.merging import enabled, merge, unmerge
 from vbank.methods import Config, LoRA, Method, PRoLoRA, Site, TiedLoRA, VBLoRA, VeRA, delta
+from vbank.selected_adamw import SelectedAdamW
+from vbank.serving import serve
 
 __version__ = "0.1.0"
 
@@ -25,6 +28,7 @@ __all__ = [
     "LoRA",
     "Method",
     "PRoLoRA",
+    "SelectedAdamW",
     "Site",
     "TiedLoRA",
     "VBLoRA",
@@ -37,9 +41,12 @@ __all__ = [
     "delta",
     "detach",
     "enabled",
+    "from_peft",
     "load",
     "merge",
     "param_groups",
     "save",
+    "serve",
+    "to_peft",
     "unmerge",
 ]

@@ -17,6 +17,7 @@ from torch import nn
 from vbank import activations, architectures
 from vbank.activations import CAUSAL, GATED, Run, Shape
 from vbank.methods.base import Config, Site
+from vbank.methods.vb_lora import VBLoRA
 from vbank.recipes import BASELINES
 from vbank.suggestions import unknown
 from vbank.targets import Targets, resolve
@@ -24,7 +25,8 @@ from vbank.targets import Targets, resolve
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a number
 # Bytes of optimizer state a trained number: two averages in float32, or in 8 bits with a float32 for 256 of them. The
 # latter is a lower bound: bitsandbytes keeps a tensor of fewer than 4,096 numbers, as most of VeRA's are, in 32 bits.
-STATES = {"adamw": 8.0, "paged_adamw_32bit": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}
+STATES = {"adamw": 8.0, "paged_adamw_32bit": 8.0, "adamw_8bit": 2 * (1 + 4 / 256), "selected_adamw": 8.0}
+EVER_CHOSEN = 32  # by a sub-vector, a mean: 12 to 22 were measured, of 90 and of 2,048 (benchmarks/training_memory.py)
 QUANTISE = ("none", "nf4", "int8")
 ATTENTION = ("sdpa", "eager")
 MIB, GIB = 2**20, 2**30
@@ -140,8 +142,8 @@ def memory(
     """The peak of a training step in which gradients are held, as with accumulation.
 
     Of n trained numbers, c bytes each: gradients c n; AdamW's two averages 2 c n, in 32 bits 8 n, in 8 bits
-    2 (1 + 4/256) n. The other terms stand where they are computed: `weights`, `numbers`, `vbank.activations`, `logits`
-    and `transient`.
+    2 (1 + 4/256) n; `vbank.SelectedAdamW` holds for P of VB-LoRA's logits 4 P + 2 c P. The other terms stand where they
+    are computed: `weights`, `numbers`, `spared`, `vbank.activations`, `logits` and `transient`.
 
     Args:
         architecture: one of `architectures.ARCHITECTURES`, or a configuration of transformers.
@@ -186,8 +188,10 @@ def memory(
     own, head, frozen = numbers(found, config, sites, classes)
     trained = own + head
     held["adapter and head"] = number * (head + frozen + (own if method else 0))  # a baseline's own are the weights
-    held["gradients"] = number * trained
-    states = round(STATES[optimizer] * trained * (number / 4 if optimizer == "adamw" else 1))
+    dense, chosen, pairs = spared(method, sites) if optimizer == "selected_adamw" else (0, 0, 0)
+    held["gradients"] = number * (trained - dense + chosen)
+    own_type = number / 4 if optimizer in ("adamw", "selected_adamw") else 1
+    states = round(STATES[optimizer] * (trained - dense) * own_type) + pairs * (4 + 2 * number)
     held["optimizer state"] = states
     layers = activations.by_layer(sites)
     kept = [
@@ -268,6 +272,18 @@ def numbers(found: Body, config: Config | str, sites: Sequence[Site], classes: i
     sizes = [(site.in_features, site.out_features) for site in sites]  # A and B: no parameters, but they are there
     largest = (max(size[0] for size in sizes), max(size[1] for size in sizes))
     return own, head, config.rank * sum(a + b for a, b in ([largest] if getattr(config, "shared", True) else sizes))
+
+
+def spared(method: Config | None, sites: Sequence[Site]) -> tuple[int, int, int]:
+    """Of `vbank.SelectedAdamW`: the logits N h, those with a gradient N k, and those with state, N `EVER_CHOSEN`.
+
+    Raises:
+        ValueError: no VB-LoRA with selection "top_k".
+    """
+    if not isinstance(method, VBLoRA) or method.selection != "top_k":
+        raise ValueError("'selected_adamw' trains VB-LoRA with selection 'top_k'; take optimizer 'adamw'")
+    subs = sum(sum(method.sub_vectors(site)) for site in sites)
+    return subs * method.num_vectors, subs * method.top_k, subs * min(EVER_CHOSEN, method.num_vectors)
 
 
 def logits(shape: Shape, run: Run) -> int:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vbank.methods.base import Config, Site
+from vbank.methods.vera import SMALL_RANK
 
 CAUSAL = ("gpt2", "llama", "mistral", "gemma")
 GATED = ("llama", "mistral", "gemma")  # with RMSNorm and a gated MLP
@@ -197,11 +198,18 @@ def ends(site: Site, names: Sequence[str]) -> bool:
 def between(sites: Sequence[Site], method: Config, run: Run) -> int:
     """What lies between A and B and after B, bytes a token.
 
-    B's gradient needs z = A x (rank). VeRA's d needs z, its b needs B z (out_features). Tied-LoRA needs all of them.
+    B's gradient needs z = A x (rank). VeRA's and Tied-LoRA's d needs z, and their b, as part of b B, needs d z (rank);
+    at a large rank VeRA's b scales the outputs and needs B z (out_features).
     """
     d, b = scales(method)
-    z = d + (method.method != "vera")  # VeRA's B is frozen
-    return sum(run.size * (z * method.rank + b * site.out_features) for site in sites)
+    scaled = method.method in ("vera", "tied-lora")
+    total = 0
+    for site in sites:
+        if method.method == "vera" and method.rank > SMALL_RANK:
+            total += d * method.rank + b * site.out_features
+        else:
+            total += (d + b if scaled else 1) * method.rank
+    return run.size * total
 
 
 def scales(method: Config) -> tuple[bool, bool]:
@@ -215,31 +223,35 @@ def factors(sites: Sequence[Site], method: Config, run: Run) -> int:
     """Factors A and B that are not parameters themselves, bytes (whatever the number of tokens).
 
     In another precision than the adapter's, every method casts A and B, and VeRA and Tied-LoRA their scales. In the
-    same, PRoLoRA builds both from chunks, and VB-LoRA rearranges B from its sub-vectors.
+    same, PRoLoRA builds both from chunks, VeRA (at a small rank) and Tied-LoRA build b B, and VB-LoRA rearranges B from
+    its sub-vectors.
     """
     d, b = scales(method)
+    activations_scaled = method.method == "vera" and method.rank > SMALL_RANK
     total = 0
     for site in sites:
-        both = method.rank * (site.in_features + site.out_features)
+        a_side, b_side = method.rank * site.in_features, method.rank * site.out_features
         if run.size != run.adapter_size:
-            total += run.size * (both + d * method.rank + b * site.out_features)
+            total += run.size * (a_side + b_side + d * method.rank + (b and activations_scaled) * site.out_features)
         elif method.method == "prolora":
-            total += run.size * both
-        elif method.method == "vb-lora" and site.out_features != getattr(method, "vector_length", 0):
-            total += run.size * method.rank * site.out_features
+            total += run.size * (a_side + b_side)
+        elif b and not activations_scaled:
+            total += run.size * b_side
+        elif method.method == "vb-lora" and method.rank > 1 and site.out_features > getattr(method, "vector_length", 0):
+            total += run.size * b_side
     return total
 
 
 def composition(sites: Sequence[Site], method: Config | None, run: Run) -> int:
-    """VB-LoRA's sub-vectors, made once for all layers, bytes: values, and their gradient twice while it adds up.
+    """VB-LoRA's sub-vectors, made once for all layers, bytes: values and, layer by layer, their gradients.
 
-    rank * sum (in + out) numbers, three times, and top_k indices (8 bytes) and weights for each sub-vector.
+    rank * sum (in + out) numbers, twice, and top_k indices (8 bytes) and weights for each sub-vector.
     """
     if method is None or method.method != "vb-lora":
         return 0
     numbers = method.rank * sum(site.in_features + site.out_features for site in sites)
     chosen = numbers // getattr(method, "vector_length", 1) * getattr(method, "stored_k", 1)
-    return 3 * run.adapter_size * numbers + (8 + run.adapter_size) * chosen
+    return 2 * run.adapter_size * numbers + (8 + run.adapter_size) * chosen
 
 
 def layer(shape: Shape, key: int, sites: Sequence[Site], method: Config | None, run: Run, full: bool = False) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbank.methods.base import Config, Method, Site
@@ -55,7 +54,7 @@ class Adapter(nn.Module):
         self.sites: tuple[Site, ...] = tuple(part.site for part in parts)
         self.trained = list(trained)
         self.layers: dict[str, list[Part]] = {}  # module name -> its parts
-        for part in parts:
+        for part in sorted(parts, key=lambda part: part.start):
             self.layers.setdefault(part.module, []).append(part)
 
     def head(self, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -118,15 +117,18 @@ class AddUpdate:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         adapter = self.adapters.current()
-        if adapter is None:
+        parts = adapter.layers.get(self.layer, ()) if adapter is not None else ()
+        if adapter is None or not parts:
             return output
         x = args[0] if args else next(iter(kwargs.values()))
-        for part in adapter.layers.get(self.layer, ()):
-            update = adapter.method.update(x, part.site.name).to(output.dtype)
-            if part.stop - part.start != output.shape[-1]:  # a slice of a fused projection
-                update = F.pad(update, (part.start, output.shape[-1] - part.stop))
-            output = output + update
-        return output
+        if parts[0].stop - parts[0].start == output.shape[-1]:
+            return adapter.method.update(x, parts[0].site.name, output)
+        pieces, end = [], 0  # slices of a fused projection, and what lies between them
+        for part in parts:
+            onto = output[..., part.start : part.stop]
+            pieces += [output[..., end : part.start], adapter.method.update(x, part.site.name, onto)]
+            end = part.stop
+        return torch.cat([*pieces, output[..., end:]], dim=-1)
 
 
 class BeginPass:

@@ -225,9 +225,8 @@ def _make_active(model: nn.Module, home: Adapters, name: str | None) -> None:
     if name is not None:
         adapter = home.adapter(name)
         home.put_head_in(model, name)
-        for parameters in (*adapter.method.groups().values(), adapter.head(model).values()):
-            for parameter in parameters:
-                parameter.requires_grad_(not adapter.method.frozen)
+        for parameter in (*adapter.method.leaves(), *adapter.head(model).values()):
+            parameter.requires_grad_(not adapter.method.frozen)
 
 
 def activate(model: nn.Module, name: str) -> Adapter:
@@ -312,11 +311,13 @@ def param_groups(
     model, home, adapter = adapter_of(model, name)
     if adapter.method.frozen:
         raise ValueError(
-            f"adapter {adapter.name!r} comes from a compact file, which holds no logits; it cannot be trained on. Load"
-            " the resumable form instead"
+            f"adapter {adapter.name!r} comes from a compact file, which holds no logits; load it with trainable=True,"
+            " or load the resumable form"
         )
     refuse_inactive(home, adapter)
     groups: dict[str, list[nn.Parameter]] = adapter.method.groups()
+    if not {id(p) for parameters in groups.values() for p in parameters} <= {id(p) for p in adapter.method.leaves()}:
+        raise ValueError(f"a SelectedAdamW trains the logits of adapter {adapter.name!r}; call its release() first")
     if adapter.trained:
         groups = groups | {"head": list(adapter.head(model).values())}
     rates = dict(lr) if isinstance(lr, dict) else {"default": lr}

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from vbank import tasks
 from vbank.audits import Row
+from vbank.cli_convert import EPILOG as CONVERTED
+from vbank.cli_convert import convert
 from vbank.cli_count import EPILOG, EXTRA, console, count
 from vbank.suggestions import unknown
 from vbank.tasks.weights import MODELS
@@ -28,6 +30,7 @@ app = typer.Typer(
 
 EXAMPLE = "\b\nExample:\n  "
 app.command(context_settings=EXTRA, epilog=EPILOG)(count)
+app.command(epilog=CONVERTED)(convert)
 
 
 @app.command(epilog=f"{EXAMPLE}vbank audit --paper vb-lora --mismatches")

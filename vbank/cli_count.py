@@ -89,7 +89,7 @@ def count(
     quantise: Annotated[str, typer.Option(help="none, nf4 or int8.")] = "none",
     compute: Annotated[str, typer.Option(help="Type of weights and activations: fp32, bf16 or fp16.")] = "fp32",
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Keep each layer's input alone.")] = False,
-    optimizer: Annotated[str, typer.Option(help="adamw, paged_adamw_32bit or adamw_8bit.")] = "adamw",
+    optimizer: Annotated[str, typer.Option(help="adamw, paged_adamw_32bit, adamw_8bit or selected_adamw.")] = "adamw",
     gib: Annotated[float | None, typer.Option(help="Memory of the device: does the step fit?")] = None,
     tokens: Annotated[int | None, typer.Option(help="Time to train on so many tokens too; further options:")] = None,
     device: Annotated[str, typer.Option(help="A100, H100 or H200.")] = "A100",

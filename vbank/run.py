@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -223,6 +224,7 @@ def _train(recipe: Recipe, seed: int, task: Task, data: TaskData, work: Path) ->
         optimizer=train.optimizer,
         label_smoothing=train.label_smoothing,
         save_steps=train.save_steps,
+        best=task.metric if train.report == "best" else None,
         name=f"{recipe.name} seed {seed}",
         settings=work.name,
     )
@@ -230,8 +232,10 @@ def _train(recipe: Recipe, seed: int, task: Task, data: TaskData, work: Path) ->
     if found and not Path(found[0]).is_dir():
         raise ValueError(f"{found[0]} is not there on every machine; put --out on a file system that all of them share")
     trainer.train(resume_from_checkpoint=found[0] if found else None)
-    peak, curve = memory.read(), epochs(trainer.state.log_history)
-    reported = max(curve, key=lambda row: row[task.metric]) if train.report == "best" else curve[-1]
+    history, step = trainer.state.log_history, trainer.best_step()
+    peak, curve = memory.read(), epochs(history)
+    reported = epochs([entry for entry in history if entry["step"] <= step])[-1]
+    trainer.load_best()  # the adapter that is kept is the one that is reported
     before, main = time.perf_counter(), processes.rank() == 0
     measured, disk = {}, 0
     if main or trainer.is_fsdp_enabled:  # processes that share the weights can generate together alone
@@ -285,11 +289,11 @@ def arguments(recipe: Recipe, seed: int, rows: int, work: Path) -> Any:
         activation_checkpointing=recipe.model.checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if recipe.model.checkpointing else None,
         ddp_find_unused_parameters=recipe.method.config() is None,  # of an adapter, every parameter is used
-        ddp_broadcast_buffers=False,  # VeRA's frozen pair is one: equal everywhere, and larger than its gradients
         eval_strategy="epoch",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
         report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),  # a bar needs a terminal; a notebook would get a table in HTML
         seed=seed,
         use_cpu=not torch.cuda.is_available(),
         save_strategy="epoch",

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from vbank import optimizers, shards
 from vbank.batches import LengthBuckets, Share
+from vbank.callbacks import KeepLoss, Lines, RefuseNonFinite, SaveWithinEpoch
+from vbank.methods.chosen import dense_name
 
 TRAINED = "trained.safetensors"
 PROGRESS = "progress.json"
@@ -56,79 +57,11 @@ def items(labels: Tensor) -> int:
     return labels.numel() if labels.dim() == 1 else int(labels[:, 1:].ne(-100).sum())
 
 
-class Lines(TrainerCallback):
-    """Where no progress bar can be drawn: a line an epoch and a minute, with loss, metrics and the time left."""
+@dataclass
+class Wrapping(DistributedDataParallelKwargs):
+    """How accelerate wraps a model for several processes, and an option of torch 2.13 that accelerate does not know."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.begun, self.first, self.spoken = name, 0.0, 0, 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.begun = self.spoken = time.perf_counter()
-        self.first = state.global_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if time.perf_counter() - self.spoken > 60:
-            self.say(state, f"step {state.global_step:,}/{state.max_steps:,}")
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch")
-        shown = "  ".join(f"{k.removeprefix('eval_')} {v:.4f}" for k, v in kwargs["metrics"].items() if k not in timing)
-        self.say(state, f"epoch {state.epoch:.3g}/{state.num_train_epochs}  {shown}")
-
-    def say(self, state: Any, what: str) -> None:
-        self.spoken = time.perf_counter()
-        left = (
-            (self.spoken - self.begun) / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
-        )
-        if state.is_world_process_zero:
-            print(f"{self.name}  {what}  {left:.0f} s left", flush=True)
-
-
-class RefuseNonFinite(TrainerCallback):
-    """Stops a run whose loss is no longer a number; looks every 50 steps, since looking makes a GPU wait."""
-
-    def __init__(self, trainer: AdapterTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % 50 == 0:
-            self.check(self.trainer._tr_loss.item(), state)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        self.check((logs or {}).get("loss", 0.0), state)
-
-    def check(self, loss: float, state: Any) -> None:
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss} by step {state.global_step}; lower method.lr and run again"
-            )
-
-
-class SaveWithinEpoch(TrainerCallback):
-    """Further checkpoints every few steps, but none at an epoch's last step: there, evaluation comes first.
-
-    A checkpoint from before the evaluation would resume behind it, without its score and its random draws.
-    """
-
-    def __init__(self, every: int, steps_per_epoch: int) -> None:
-        self.every, self.steps_per_epoch = every, steps_per_epoch
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step, last = state.global_step, state.global_step == state.max_steps
-        if step % self.every == 0 and step % self.steps_per_epoch and not last:
-            control.should_save = True
-
-
-class KeepLoss(TrainerCallback):
-    """Gives a run resumed within an epoch the loss summed so far, which the Trainer itself forgets."""
-
-    def __init__(self, trainer: AdapterTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.loss_so_far is not None:
-            loss, self.trainer._globalstep_last_logged = self.trainer.loss_so_far
-            self.trainer._tr_loss += loss
+    forward_sync_buffers: bool | None = None  # None: torch's default; only what differs from a default is passed on
 
 
 class AdapterTrainer(Trainer):
@@ -148,6 +81,7 @@ class AdapterTrainer(Trainer):
         optimizer: as recipes name it.
         label_smoothing: of the training loss; the validation loss has none.
         save_steps: steps between checkpoints within an epoch; 0 leaves it at one an epoch.
+        best: the metric whose best epoch keeps its checkpoint, for `load_best`; None keeps the last one alone.
         name: what the progress lines call the run.
         settings: what stands for the run's settings in its checkpoints; another one's checkpoint is refused.
     """
@@ -164,6 +98,7 @@ class AdapterTrainer(Trainer):
         optimizer: str = "adamw",
         label_smoothing: float = 0.0,
         save_steps: int = 0,
+        best: str | None = None,
         name: str = "",
         settings: str = "",
         **kwargs: Any,
@@ -171,7 +106,10 @@ class AdapterTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.is_fsdp_enabled:
             shards.check(self.accelerator.state.fsdp_plugin)
-        self.groups, self.lengths, self.settings = param_groups, lengths, settings
+        if (wrapping := self.accelerator.ddp_handler) is not None:
+            # VeRA's frozen pair is a buffer: equal everywhere, and larger than its gradients; to be sent once.
+            self.accelerator.ddp_handler = Wrapping(**vars(wrapping) | {"forward_sync_buffers": False})
+        self.groups, self.lengths, self.settings, self.best = param_groups, lengths, settings, best
         self.batch_size, self.validation_batch_size = batch_size, eval_batch_size
         self.optimizer_name, self.label_smoothing = optimizer, label_smoothing
         self.train_seconds, self.train_cpu_seconds, self.evaluate_seconds = 0.0, 0.0, 0.0
@@ -179,8 +117,7 @@ class AdapterTrainer(Trainer):
         self.aside: Path | None = None
         self.loss_so_far: tuple[float, int] | None = None  # sum since the step it was last logged at
         self.remove_callback(PrinterCallback)
-        if not sys.stderr.isatty():
-            self.remove_callback(ProgressCallback)
+        if self.args.disable_tqdm:
             self.add_callback(Lines(name))
         self.add_callback(RefuseNonFinite(self))
         self.add_callback(KeepLoss(self))
@@ -190,7 +127,8 @@ class AdapterTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = optimizers.build(self.optimizer_name, self.groups)
+            bare = self.accelerator.unwrap_model(self.model)
+            self.optimizer = optimizers.build(self.optimizer_name, self.groups, bare)
         return self.optimizer
 
     # Rows and losses
@@ -294,7 +232,9 @@ class AdapterTrainer(Trainer):
     # Checkpoints
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.accelerator.unwrap_model(self.model).named_parameters() if p.requires_grad}
+        model = self.accelerator.unwrap_model(self.model)
+        named = {dense_name(name) for name, p in model.named_parameters() if p.requires_grad}
+        return {name: p for name, p in model.named_parameters() if name in named}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         self._save(output_dir)
@@ -338,18 +278,41 @@ class AdapterTrainer(Trainer):
         self.lr_scheduler.load_state_dict(schedule)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
+        progress = self._load_trained(Path(resume_from_checkpoint))
+        for clock in ("train_seconds", "train_cpu_seconds", "evaluate_seconds"):
+            setattr(self, clock, progress[clock])
+        self.loss_so_far = tuple(progress["loss_so_far"])
+
+    def _load_trained(self, folder: Path) -> dict[str, Any]:
+        """Puts a checkpoint's trained tensors into the model; returns its progress."""
         saved, trained = load_file(folder / TRAINED), self._trained()
-        progress = json.loads((folder / PROGRESS).read_text())
+        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text())
         shapes = {k: v.shape for k, v in saved.items()} == {k: p.shape for k, p in trained.items()}
         if not shapes or progress.get("settings", self.settings) != self.settings:
             raise ValueError(f"{folder} belongs to another recipe; remove {folder.parent} and run again")
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(shards.spread_like(saved[name], parameter))
-        for clock in ("train_seconds", "train_cpu_seconds", "evaluate_seconds"):
-            setattr(self, clock, progress[clock])
-        self.loss_so_far = tuple(progress["loss_so_far"])
+        return progress
+
+    def best_step(self) -> int:
+        """The step of the evaluation with the highest `best`, the first of equals; without `best` the last step."""
+        key = f"eval_{self.best}"
+        found = [(entry[key], entry["step"]) for entry in self.state.log_history if key in entry]
+        return int(max(found, key=lambda pair: pair[0])[1]) if found else self.state.global_step
+
+    def load_best(self) -> None:
+        """Puts the trained tensors of the best epoch, of which a checkpoint was kept, back into the model.
+
+        Raises:
+            ValueError: that checkpoint is gone.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.best_step()}"
+        if self.best_step() == self.state.global_step:
+            return
+        if not folder.is_dir():
+            raise ValueError(f"{folder} of the best epoch is missing; remove {folder.parent} and run again")
+        self._load_trained(folder)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.aside or self.args.output_dir)
@@ -371,7 +334,7 @@ class AdapterTrainer(Trainer):
             if target not in older:
                 os.rename(folder, target)
             for path in older:
-                if path != target:
+                if path not in (target, run / f"checkpoint-{self.best_step()}"):
                     shutil.rmtree(path)
 
 

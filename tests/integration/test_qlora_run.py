@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_task
 import torch
+from local_data import silent
 
 import vbank
 from vbank import ledger, tasks, training
@@ -16,21 +16,6 @@ from vbank.run import run
 from vbank.tasks.base import Task
 
 METHODS = ["lora", "vera", "tied-lora", "prolora", "vb-lora"]
-
-
-@pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    return tiny_task.write_recipe(folder, tiny_task.save_llama(folder / "llama"))
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.TABLE, "backwards", "tiny_task:BACKWARDS")
-
-
-def silent(line: str) -> None:
-    pass
 
 
 def four_bit(recipe_file: str, method: str, *more: str) -> Recipe:

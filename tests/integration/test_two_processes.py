@@ -123,6 +123,7 @@ def test_two_processes_give_the_curve_of_one_also_when_both_are_killed_and_start
     ended = launch("tiny_task.py", recipe, out, "--multi_gpu")
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.count("data: generated letters") == 1  # one process speaks
+    assert "Warning" not in ended.stderr, ended.stderr[-3000:]
     for variant in VARIANTS:
         one, two = in_one_process(recipe, variant, tmp_path / "one"), recorded(out, variant)
         assert (one["machine"]["processes"], two["machine"]["processes"]) == (1, 2)

@@ -18,11 +18,12 @@ CONFIGS = [
     LoRA(3, alpha=6),
     VeRA(5),
     VeRA(5, shared=False),
+    VeRA(70),
     TiedLoRA(3, alpha=1.5),
     PRoLoRA(5, unshared_rank=1, share_a=3, share_b=2, alpha=10),
     VBLoRA(3, num_vectors=7, vector_length=4, top_k=3),
 ]
-NAMES = [f"{c.method}{'' if getattr(c, 'shared', True) else '-own'}" for c in CONFIGS]
+NAMES = [f"{c.method}-{c.rank}{'' if getattr(c, 'shared', True) else '-own'}" for c in CONFIGS]
 every_method = pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 
 
@@ -74,6 +75,38 @@ def test_update_has_the_gradients_of_the_factors_path(config, dtype, tolerance):
             torch.testing.assert_close(ours, reference, rtol=tolerance, atol=tolerance)
             assert reference.norm() > 1e-3
     assert used >= 2 + len(method.groups())
+
+
+@every_method
+def test_update_onto_the_outputs_is_their_sum_with_the_same_gradients(config):
+    method = randomised(config, SITES)
+    parameters = [p for group in method.groups().values() for p in group]
+    results = []
+    for inside in (True, False):
+        x = torch.linspace(-1, 1, 2 * 3 * 12, dtype=torch.float64).reshape(2, 3, 12).requires_grad_()
+        base = torch.cos(torch.arange(2 * 3 * 8, dtype=torch.float64)).reshape(2, 3, 8).requires_grad_()
+        y = method.update(x, "query", base) if inside else base + method.update(x, "query")
+        grads = torch.autograd.grad((y * y.detach()).sum(), [x, base, *parameters], allow_unused=True)
+        results.append([y.detach(), base.detach(), *grads])  # the outputs given are not written to
+    for ours, reference in zip(*results, strict=True):
+        assert (ours is None) == (reference is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
+
+
+@every_method
+def test_outputs_of_another_type_or_layout_keep_it(config):
+    method = randomised(config, SITES, torch.float32)
+    x, base = torch.randn(3, 4, 12), torch.randn(4, 3, 8)
+    expected = base.transpose(0, 1) + method.update(x, "query")
+    torch.testing.assert_close(method.update(x, "query", base.transpose(0, 1)), expected, rtol=1e-5, atol=1e-5)
+    half = method.update(x, "query", base.transpose(0, 1).bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0.05, atol=0.1)
+    with torch.autocast("cpu", torch.bfloat16):  # a layer that autocast does not reach still answers in float32
+        mixed = method.update(x, "query", base.transpose(0, 1).contiguous())
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, expected, rtol=0.05, atol=0.1)
 
 
 @every_method

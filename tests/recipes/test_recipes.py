@@ -110,35 +110,38 @@ def test_an_unknown_recipe_suggests_the_close_one(name: str, said: str) -> None:
     assert said in str(error.value)
 
 
+SETTINGS = """
+[task]
+name = "cola"
+train_size = 10
+[model]
+name = "minilm"
+[method]
+name = "lora"
+rank = 2
+lr = 1e-3
+[train]
+epochs = 1
+batch_size = 8
+"""
+LAYERS = """
+[gpu.task]
+train_size = 0
+[gpu.train]
+epochs = 20
+[variants.plain]
+[variants.long.train]
+epochs = 5
+[variants.long.gpu.train]
+epochs = 50
+"""
+
+
 def test_layers_go_in_order_scale_variant_and_the_command_line_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(
-        """
-        [task]
-        name = "cola"
-        train_size = 10
-        [model]
-        name = "minilm"
-        [method]
-        name = "lora"
-        rank = 2
-        lr = 1e-3
-        [train]
-        epochs = 1
-        batch_size = 8
-        [gpu.task]
-        train_size = 0
-        [gpu.train]
-        epochs = 20
-        [variants.plain]
-        [variants.long.train]
-        epochs = 5
-        [variants.long.gpu.train]
-        epochs = 50
-        """
-    )
+    path.write_text(SETTINGS + LAYERS)
 
     def seen(name: str, scale: str | None, *sets: str) -> tuple[int, int]:
         recipe = load(f"{path}/{name}", sets, scale)
@@ -188,18 +191,9 @@ def test_a_setting_at_its_default_leaves_the_identity_as_it_was() -> None:
     assert plain.identity() != load("first-finetune/lora", ["train.max_grad_norm=2.0"]).identity()
 
 
-MADE_FROM = """
-[task]
-name = "cola"
-[model]
-name = "minilm"
-[method]
-name = "lora"
-rank = 2
-lr = 1e-3
-[train]
-epochs = 1
-batch_size = 8
+MADE_FROM = (
+    SETTINGS
+    + """
 [parts]
 long.train.epochs = 5
 long.gpu.train.epochs = 50
@@ -209,6 +203,7 @@ wide.train.epochs = 7
 plain = {}
 long = { from = ["wide"], train.batch_size = 4 }
 """
+)
 
 
 def test_a_variant_lies_over_the_parts_that_it_is_made_from(tmp_path: Path) -> None:

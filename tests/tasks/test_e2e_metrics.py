@@ -100,6 +100,14 @@ def test_java_ends(fails):
 
 
 @JAVA
+def test_a_meteor_that_dies_is_named():
+    with pytest.raises(DataError, match=r"METEOR ended before its last score.*memory"), e2e_metrics._meteor() as meteor:
+        meteor.meteor_p.kill()
+        e2e_metrics._captions(meteor, [["a"]] * 9, [[["a"]]] * 9)
+    assert meteor.meteor_p.poll() is not None
+
+
+@JAVA
 def test_ptb_tokens():
     texts = ["It's NOT family-friendly (rated 5 out of 5).", "", "Café: £20-25!", "", "  "]
     cut = e2e_metrics.ptb_tokens(texts)

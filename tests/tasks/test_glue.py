@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import datasets
+import huggingface_hub.errors
 import pytest
 import scipy.stats
 import sklearn.metrics
 import torch
+from local_data import silent
 
 from vbank.recipes import ModelSettings, TaskSettings
 from vbank.recipes import load as load_recipe
@@ -25,21 +27,12 @@ from vbank.tasks.weights import load_classifier, weights_folder
 ROWS = [{"sentence": f"sentence {i}", "label": i % 2, "idx": i} for i in range(6)]
 
 
-def silent(line: str) -> None:
-    pass
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A VBANK_DATA folder with six rows of sst2-sentences a split."""
     write(tmp_path, "sst2-sentences", ROWS)
     monkeypatch.setenv("VBANK_DATA", str(tmp_path))
     return tmp_path
-
-
-@pytest.fixture
-def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VBANK_DATA", raising=False)
 
 
 def hub_with(rows: list[dict]) -> object:
@@ -128,21 +121,42 @@ def test_offline_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "failure",
-    [ConnectionError("gone"), TimeoutError(), FileNotFoundError("no Hub"), ValueError("Couldn't find cache for x")],
+    [
+        ConnectionError("Couldn't reach 'a/b' on the Hub (ConnectError)"),
+        FileNotFoundError("no Hub"),
+        ValueError("Couldn't find cache for x"),
+    ],
 )
-def test_a_connection_that_breaks_counts_as_an_absent_hub(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+def test_what_answers_and_is_no_hub_counts_as_an_absent_one(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Such as a proxy."""
+    fails_with(failure, monkeypatch)
+    assert sources.load_hub("a/b", None, {}, ("sentence",), 2) is None
+
+
+def fails_with(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hub that answers, and a download that ends so."""
+
     def fail(*args: object, **how: object) -> None:
         raise failure
 
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(sources, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    assert sources.load_hub("a/b", None, {}, ("sentence",), 2) is None
 
 
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."), "HF_TOKEN"),
+        (
+            datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."),
+            "accept its terms on its page, then `hf auth login` or set HF_TOKEN, put the rows into VBANK_DATA",
+        ),
+        (datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist or cannot be accessed."), "HF_TOKEN"),
+        (ConnectionError("reset by peer"), r"ConnectionError: reset by peer\); try again"),
+        (TimeoutError("read timed out"), r"read timed out\); try again"),
+        (huggingface_hub.errors.HTTPError("peer closed connection"), r"peer closed connection\); try again"),
         (datasets.exceptions.DatasetGenerationError("An error occurred"), "DatasetGenerationError: An error occurred"),
         (OSError(28, "No space left on device"), "No space left on device.*; mend that, put the rows into VBANK_DATA"),
     ],
@@ -150,47 +164,47 @@ def test_a_connection_that_breaks_counts_as_an_absent_hub(monkeypatch: pytest.Mo
 def test_no_stand_in_for_a_data_set_that_the_hub_has_and_cannot_give(
     no_folder: None, monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
 ) -> None:
-    def fail(*args: object, **how: object) -> None:
-        raise failure
-
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+    fails_with(failure, monkeypatch)
     with pytest.raises(DataError, match=f"nyu-mll/glue cola: the data set could not be loaded .*{said}"):
         load("cola", announce=silent)
     assert load("cola", source="generated", announce=silent).source.startswith("generated")
 
 
 def test_the_cause_behind_a_general_message_is_told(no_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **how: object) -> None:
-        raise datasets.exceptions.DatasetGenerationError("An error occurred\nmore") from OSError(28, "No space left")
-
-    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+    failure = datasets.exceptions.DatasetGenerationError("An error occurred\nmore")
+    failure.__cause__ = OSError(28, "No space left")
+    fails_with(failure, monkeypatch)
     with pytest.raises(DataError, match=r"An error occurred: \[Errno 28\] No space left\); mend that"):
         load("cola", announce=silent)
 
 
-@pytest.mark.parametrize("failure", [FileNotFoundError("not cached"), ConnectionError("offline")])
+@pytest.mark.parametrize("failure", [FileNotFoundError("not cached"), ConnectionError("offline"), TimeoutError()])
 def test_offline_without_a_cached_copy_says_so(
     no_folder: None, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    def fail(*args: object, **how: object) -> None:
-        raise failure
-
+    fails_with(failure, monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(datasets, "load_dataset", fail)
     assert load("cola", announce=silent).source.startswith("generated")
     with pytest.raises(DataError, match="HF_HUB_OFFLINE is set and nyu-mll/glue is not in the cache"):
         load("cola", source="hub", announce=silent)
 
 
-def test_another_error_of_the_hub_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **how: object) -> None:
-        raise ValueError("BuilderConfig 'cloa' not found")
+def test_offline_a_cached_copy_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_with(PermissionError(13, "Permission denied"), monkeypatch)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DataError, match=r"a/b: .*PermissionError: .*Permission denied\); mend that"):
+        sources.hub_splits("a/b")
 
-    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+
+def test_a_hub_that_does_not_answer_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: False)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **how: pytest.fail("the data set was asked for"))
+    assert sources.hub_splits("a/b") is None
+
+
+def test_another_error_of_the_hub_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_with(ValueError("BuilderConfig 'cloa' not found"), monkeypatch)
     with pytest.raises(ValueError, match="cloa"):
         sources.load_hub("a/b", "cloa", {}, ("sentence",), 2)
 

@@ -12,6 +12,8 @@ import PIL.Image
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from local_data import silent
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from vbank import recipes, tasks
 from vbank.recipes import ModelSettings, TaskSettings
@@ -23,10 +25,6 @@ from vbank.tasks.sources import DataError
 FRUIT = ("apple", "fig", "pear")
 TINY = PictureTask("tiny", "someone/tiny", 3)
 POOL = PictureTask("tiny", "someone/tiny", 3, splits=(("train", "validation", "test"), ()), pooled=True)
-
-
-def silent(text: str) -> None:
-    pass
 
 
 def settings(samples: int = 0, **more: Any) -> TaskSettings:
@@ -213,7 +211,7 @@ def test_a_data_set_of_the_hub_becomes_rows() -> None:
 @pytest.mark.parametrize(
     ("loaded", "message"),
     [
-        (hub(splits=("train",)), "someone/tiny has no split 'test'; it has 'train'"),
+        (hub(splits=("train",)), "someone/tiny: split 'test' is missing; the data set has 'train'"),
         (hub(("img", "label")), "column 'image' is missing; there are 'img', 'label', 'coarse'"),
         (hub(labels=(0, 1, -1)), "someone/tiny train row 3: label -1 is not an integer from 0 to 2"),
     ],
@@ -230,18 +228,23 @@ def test_an_empty_split_of_the_hub_is_refused() -> None:
         TINY._of_hub(loaded)
 
 
-def test_a_broken_download_is_no_reason_to_train_on_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: Any, **kwargs: Any) -> None:
-        raise ConnectionError("reset by peer")
+def test_the_hub_is_asked_after_the_folder_and_before_stripes_are_drawn(
+    no_folder: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loaded, source in ((hub(), "Hugging Face Hub someone/tiny"), (None, "generated pictures")):
+        monkeypatch.setattr("vbank.tasks.images.hub_splits", lambda path, loaded=loaded: loaded)
+        assert TINY.load(announce=silent).source.startswith(source)
 
-    monkeypatch.delenv("VBANK_DATA", raising=False)
-    monkeypatch.setattr("datasets.load_dataset", broken)
-    monkeypatch.setattr("vbank.tasks.images.offline", lambda: False)
-    monkeypatch.setattr("vbank.tasks.images.hub_reachable", lambda: True)
-    with pytest.raises(DataError, match=r"could not be loaded \(ConnectionError: reset by peer\); try again"):
-        TINY.load(announce=silent)
-    monkeypatch.setattr("vbank.tasks.images.hub_reachable", lambda: False)
-    assert TINY.load(announce=silent).source.startswith("generated")
+
+def test_a_checkpoints_own_head_gives_way_to_a_fresh_one(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = ViTConfig(image_size=32, patch_size=16, num_labels=5, **sizes)
+    stored = ViTForImageClassification(config)
+    stored.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model, processor = TINY.model(ModelSettings(str(tmp_path)))
+    assert model.classifier.weight.shape == (3, 16) and processor.size["height"] == 32
+    assert torch.equal(model.vit.layernorm.weight, stored.vit.layernorm.weight)
 
 
 def test_damaged_bytes_of_the_hub_are_named() -> None:

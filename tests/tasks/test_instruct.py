@@ -1,11 +1,11 @@
 """Alpaca's prompt, the chat form, the split, the loss on the answer alone, and rows that cannot be used."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from local_data import silent, write
 from tiny_models import llama
 
 from vbank.recipes import TaskSettings
@@ -20,15 +20,6 @@ SEEDS = [
 ]
 
 
-def silent(line: str) -> None:
-    pass
-
-
-def write(path: Path, rows: list) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VBANK_DATA", str(tmp_path))
@@ -38,8 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VBANK_DATA", raising=False)
+def no_folder(no_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor questions of the Hub."""
     monkeypatch.setattr(mt_bench, "hub_rows", lambda path: None)
 
 
@@ -214,19 +205,11 @@ def test_sources_that_are_absent_or_unknown(no_folder, monkeypatch) -> None:
 
 
 def test_the_hub_gives_rows_as_they_are_or_nothing(monkeypatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(instruct, "hub_reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: {"train": [{"turns": ["a"], "input": ""}]})
-    assert instruct.hub_rows("a/b") == [{"turns": ["a"], "input": ""}]
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: {"test": []})
-    with pytest.raises(DataError, match="split 'train' is missing; the data set has 'test'"):
-        instruct.hub_rows("a/b")
-    for failure in (OSError("gone"), ValueError("Couldn't find cache for a/b")):
-        monkeypatch.setattr(datasets, "load_dataset", lambda path, failure=failure: (_ for _ in ()).throw(failure))
-        assert instruct.hub_rows("a/b") is None
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: (_ for _ in ()).throw(ValueError("BuilderConfig")))
-    with pytest.raises(ValueError, match="BuilderConfig"):
+    for found in ([{"turns": ["a"], "input": ""}], None):
+        monkeypatch.setattr(instruct, "hub_splits", lambda path, found=found: found and {"train": found})
+        assert instruct.hub_rows("a/b") == found
+    monkeypatch.setattr(instruct, "hub_splits", lambda path: {"test": []})
+    with pytest.raises(DataError, match="a/b: split 'train' is missing; the data set has 'test'"):
         instruct.hub_rows("a/b")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_data import silent, write
 
 from vbank.recipes import ModelSettings, TaskSettings
 from vbank.tasks import find, mathematics, sources
@@ -27,18 +28,9 @@ DATA = os.environ.get("VBANK_DATA")
 local_gsm8k = pytest.mark.skipif(not DATA or not Path(DATA, "gsm8k/test.jsonl").is_file(), reason="no GSM8K here")
 
 
-def silent(line: str) -> None:
-    pass
-
-
 def gsm8k(number: int) -> dict[str, str]:
     steps = f"There are {number}+1=<<{number}+1={number + 1}>>{number + 1} of them.\n#### {number + 1}"
     return {"question": f"How many are {number} and 1?", "answer": steps}
-
-
-def write(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_data import silent, write
 from tiny_models import llama
 
 from vbank import cli
@@ -43,15 +44,6 @@ PROMPTS = [
 ANSWERS = {81: ["Dear all.", "Hi."], 111: ["4", "6"], 121: ["a[::-1]", "a.reverse()"]}
 
 
-def silent(line: str) -> None:
-    pass
-
-
-def write(path: Path, rows: list) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """VBANK_DATA with three questions and the judge's prompts, without reference answers."""
@@ -59,11 +51,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path / "mt_bench" / "question.jsonl", QUESTIONS)
     write(tmp_path / "mt_bench" / "judge_prompts.jsonl", PROMPTS)
     return tmp_path / "mt_bench"
-
-
-@pytest.fixture
-def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VBANK_DATA", raising=False)
 
 
 def with_references(folder: Path) -> None:

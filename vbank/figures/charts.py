@@ -219,7 +219,7 @@ def _appearance(labels: Sequence[str], colours: Mapping[str, str] | None) -> dic
     if unknown := [label for label in chosen if label not in labels]:
         raise ValueError(f"colours names {unknown[0]!r}, which is not drawn; drawn are: {', '.join(labels)}")
     named = {label: chosen.get(label, label) for label in labels}
-    free = [name for name in METHOD_COLOURS if name not in (*named.values(), "SVD", "head-only")]
+    free = [name for name in METHOD_COLOURS if name not in (*named.values(), "SVD", "head-only", "BitFit")]
     result: dict[str, tuple[str, str, str]] = {}
     for label, name in named.items():
         if name not in METHOD_COLOURS and label not in chosen:

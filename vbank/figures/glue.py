@@ -9,9 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vbank.figures.charts import _plain_log_ticks
-from vbank.figures.palette import METHOD_COLOURS, METHOD_MARKERS, new_figure
-
-BITFIT = "#000000"  # a baseline without a colour of its own in the book; drawn black, with a marker of its own
+from vbank.figures.palette import METHOD_MARKERS, colour_of, new_figure
 
 
 def score_by_size(panels: Mapping[str, Sequence[Mapping[str, Any]]], ylabels: Mapping[str, str]) -> Figure:
@@ -23,7 +21,7 @@ def score_by_size(panels: Mapping[str, Sequence[Mapping[str, Any]]], ylabels: Ma
         ylabels: title -> what the panel's vertical axis measures.
 
     Raises:
-        ValueError: no panel, or a panel without a row.
+        ValueError: no panel, a panel without a row, or a method without a colour.
     """
     if not panels or not all(panels.values()):
         raise ValueError("nothing to draw; give at least one row a panel")
@@ -32,7 +30,7 @@ def score_by_size(panels: Mapping[str, Sequence[Mapping[str, Any]]], ylabels: Ma
     for axis, (title, rows) in zip(axes.flat, panels.items(), strict=True):
         for row in rows:
             method, scores = row["method"], row["scores"]
-            colour, marker = METHOD_COLOURS.get(method, BITFIT), METHOD_MARKERS.get(method, "v")
+            colour, marker = colour_of(method), METHOD_MARKERS[method]
             middle = median(scores)
             if not row["stored"]:
                 handles.setdefault(method, axis.axhline(middle, color=colour, ls="--", lw=1.5))

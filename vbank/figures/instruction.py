@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from vbank.figures.palette import METHOD_COLOURS, new_figure
+from vbank.figures.palette import METHOD_COLOURS, label_rows, new_figure
 
 # Parts of a memory account, from what the base model needs to what the adapter adds; grey to coloured.
 PARTS = ("base model", "adapter", "gradients", "optimizer state", "activations", "passing")
@@ -104,22 +104,9 @@ def scores(rows: Sequence[tuple[str, str, float]], error: float, xlabel: str) ->
         raise ValueError(f"error is {error}; it must be at least 0")
     groups = list(dict.fromkeys(group for group, _, _ in rows))
     figure, axis = new_figure(1.0 + 0.42 * (len(rows) + len(groups)))
-    height, ticks, names, before = 0, [], [], ""
-    for group, label, score in rows:
-        if group != before:
-            ticks.append(height)
-            names.append(group)
-            height, before = height + 1, group
+    heights = label_rows(axis, [(group, label) for group, label, _ in rows], xlabel)
+    for height, (_, label, score) in zip(heights, rows, strict=True):
         colour = METHOD_COLOURS.get(label.split(" ")[0], METHOD_COLOURS["full"])
         axis.errorbar(score, height, xerr=error, color=colour, fmt="o", capsize=5, lw=2)
         axis.annotate(f"{score:.2f}", (score, height), xytext=(0, 6), textcoords="offset points", ha="center", size=11)
-        ticks.append(height)
-        names.append(label)
-        height += 1
-    axis.set(yticks=ticks, yticklabels=names, ylim=(height - 0.4, -0.6), xlabel=xlabel)
-    for text, name in zip(axis.get_yticklabels(), names, strict=True):
-        if name in groups:
-            text.set_fontweight("bold")
-    axis.grid(axis="y", visible=False)
-    axis.tick_params(axis="y", length=0)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -15,6 +16,7 @@ METHOD_COLOURS: dict[str, str] = {
     "SVD": "#000000",
     "full": "#5f5f5f",
     "head-only": "#949494",
+    "BitFit": "#693cff",
     "LoRA": "#0072b2",
     "VeRA": "#d55e00",
     "Tied-LoRA": "#009e73",
@@ -26,6 +28,7 @@ METHOD_MARKERS: dict[str, str] = {
     "SVD": "",
     "full": "P",
     "head-only": "X",
+    "BitFit": "v",
     "LoRA": "o",
     "VeRA": "^",
     "Tied-LoRA": "s",
@@ -88,6 +91,30 @@ def colour_of(method: str) -> str:
     if method not in METHOD_COLOURS:
         raise ValueError(f"no colour for the method {method!r}; known: {', '.join(METHOD_COLOURS)}")
     return METHOD_COLOURS[method]
+
+
+def label_rows(axis: Axes, rows: Sequence[tuple[str, str]], xlabel: str) -> list[int]:
+    """Labels the vertical axis from top to bottom, rows in groups with a heading; returns the height of each row.
+
+    Args:
+        axis: whose rows, drawn at these heights, share one horizontal axis.
+        rows: group and label.
+        xlabel: of the horizontal axis.
+    """
+    names: list[str] = []
+    headings, heights = [], []
+    for place, (group, label) in enumerate(rows):
+        if place == 0 or group != rows[place - 1][0]:
+            headings.append(len(names))
+            names.append(group)
+        heights.append(len(names))
+        names.append(label)
+    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlabel=xlabel)
+    for heading in headings:
+        axis.get_yticklabels()[heading].set_fontweight("bold")
+    axis.grid(axis="y", visible=False)
+    axis.tick_params(axis="y", length=0)
+    return heights
 
 
 def new_canvas(width: float, height: float) -> tuple[Figure, Axes]:

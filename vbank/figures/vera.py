@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from vbank.figures.palette import METHOD_COLOURS, METHOD_MARKERS, new_figure
+from vbank.figures.palette import METHOD_COLOURS, METHOD_MARKERS, label_rows, new_figure
 
 
 def variants(
@@ -38,21 +38,8 @@ def variants(
         axis.axvspan(min(runs), max(runs), color="#e4e4e4", zorder=0)
         axis.axvline(sum(runs) / len(runs), color=METHOD_COLOURS["SVD"], ls="--", lw=1.5, label=label)
         figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center")
-    height, ticks, names, before = 0, [], [], None
-    for heading, label, runs in rows:
-        if heading != before:
-            ticks.append(height)
-            names.append(heading)
-            height, before = height + 1, heading
+    heights = label_rows(axis, [(heading, label) for heading, label, _ in rows], xlabel)
+    for height, (_, _, runs) in zip(heights, rows, strict=True):
         axis.plot(runs, [height] * len(runs), METHOD_MARKERS[method], color=METHOD_COLOURS[method], alpha=0.75)
         axis.plot([sum(runs) / len(runs)] * 2, [height - 0.3, height + 0.3], color="black", lw=2)
-        ticks.append(height)
-        names.append(label)
-        height += 1
-    axis.set(yticks=ticks, yticklabels=names, ylim=(height - 0.4, -0.6), xlabel=xlabel)
-    for text, name in zip(axis.get_yticklabels(), names, strict=True):
-        if name in groups:
-            text.set_fontweight("bold")
-    axis.grid(axis="y", visible=False)
-    axis.tick_params(axis="y", length=0)
     return figure

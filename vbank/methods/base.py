@@ -196,11 +196,18 @@ class Method(nn.Module):
         """The trainable parameters by group; each group can have its own learning rate."""
         raise TypeError(f"{type(self).__name__} does not name its parameter groups")
 
-    def update(self, x: Tensor, name: str) -> Tensor:
-        """s * B (A x) for one site. x: (..., in_features); returns (..., out_features) in x's dtype."""
-        A, B = (factor.to(x) for factor in self.factors(name))  # the small side is cast, never x
-        z = F.linear(self.dropout(x), A)  # (..., rank)
-        return F.linear(z, B) * self.scale  # (..., out_features)
+    def leaves(self) -> list[nn.Parameter]:
+        """What autograd is to differentiate: the parameters of all groups, or what stands in for them."""
+        return [parameter for parameters in self.groups().values() for parameter in parameters]
+
+    def update(self, x: Tensor, name: str, onto: Tensor | None = None) -> Tensor:
+        """s * B (A x) for one site, added to `onto` where it is given.
+
+        x: (..., in_features); returns (..., out_features), in the dtype of `onto` or else of x.
+        """
+        A, B = self.factors(name)
+        z = F.linear(self.dropout(x), A.to(x))  # (..., rank); the small side is cast, never x
+        return product(z, B, self.scale, onto)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file must hold so that the method can be trained on: the parameters by name."""
@@ -232,6 +239,19 @@ class Method(nn.Module):
 
     def end_pass(self) -> None:
         """Called as that forward ends, also where it ends by an error."""
+
+
+def product(z: Tensor, B: Tensor, scale: float, onto: Tensor | None) -> Tensor:
+    """s * B z, added to `onto` where it is given. z: (..., rank), B: (out, rank), onto and result: (..., out).
+
+    Where the types agree, the sum is part of the product, so that the outputs are read and written once.
+    """
+    if onto is not None and onto.dtype == z.dtype:
+        flat = torch.addmm(onto.reshape(-1, B.shape[0]), z.reshape(-1, B.shape[1]), B.T.to(z), alpha=scale)
+        return flat.view(onto.shape)
+    y = F.linear(z, B.to(z))  # (..., out)
+    y = y if scale == 1.0 else y * scale
+    return y if onto is None else onto + y.to(onto.dtype)
 
 
 def kaiming_bound(fan_in: int) -> float:

@@ -17,6 +17,7 @@ nothing that enters the composition has changed and while its graph has not been
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
 class Pass:
     """All sub-vectors of one pass, what they were made from, and the backward that replays it (0: the forward)."""
 
-    def __init__(self, made_from: Sequence[Tensor], key: tuple[Any, ...], backward: int, rows: Tensor) -> None:
+    def __init__(
+        self, made_from: Sequence[Tensor], key: tuple[Any, ...], backward: int, pieces: Sequence[Tensor]
+    ) -> None:
         self.made_from = made_from  # held, so that an id in the key names one tensor
         self.key = key
         self.backward = backward
-        self.rows = rows
+        self.pieces = pieces  # for each site, in turn, the sub-vectors of A and of B
 
 
 class Composition:
@@ -62,25 +65,27 @@ class Composition:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             self.passes.clear()
 
-    def rows(self, method: VBLoRAMethod, start: int, end: int) -> Tensor:
-        """Sub-vectors start..end of `method`, from the shared result where it may be used."""
+    def rows(self, method: VBLoRAMethod, i: int) -> tuple[Tensor, Tensor]:
+        """The sub-vectors of A and of B of site `i` of `method`, from the shared result where it may be used."""
         grad, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
         backward = 0 if compiling or not grad else torch._C._current_graph_task_id() + 1  # 0: not inside a backward
         shared = _saves_for_checkpoint() if backward else self.inside
-        if method.draws or (compiling and not shared):
-            return method.compose(start, end)
-        if not shared:
-            with _outside_checkpoints():
-                return method.compose(start, end)
+        if method.draws or not shared:
+            start, middle, end = method.spans[i]
+            with contextlib.nullcontext() if compiling or method.draws else _outside_checkpoints():
+                rows = method.compose(start, end)  # (end - start, b)
+            return rows[: middle - start], rows[middle - start :]
         made_from = [method.bank] if method.logits is None else [method.bank, method.logits]
         key = _key(method, made_from)
         current = self.passes.get(grad)
         if current is None or current.key != key or current.backward not in (0, backward):
-            current = Pass(made_from, key, backward, self._compose(method, backward, compiling))
+            rows = self._compose(method, backward, compiling)  # (N, b)
+            sizes = [size for start, middle, end in method.spans for size in (middle - start, end - middle)]
+            current = Pass(made_from, key, backward, rows.split(sizes))  # one backward for all, unlike slices
             self.passes[grad] = current
-            if current.rows.requires_grad and not (backward or compiling):
-                current.rows.register_hook(_Forget(self, current))
-        return current.rows[start:end]
+            if rows.requires_grad and not (backward or compiling):
+                rows.register_hook(_Forget(self, current))
+        return current.pieces[2 * i], current.pieces[2 * i + 1]
 
     def _compose(self, method: VBLoRAMethod, backward: int, compiling: bool) -> Tensor:
         if compiling:

@@ -90,26 +90,37 @@ class PRoLoRA(ScaledConfig):
         return PRoLoRAMethod(self, sites, dtype=dtype, device=device)
 
 
-def repeat(chunk: Tensor, length: int, share: int, rotate: bool) -> Tensor:
-    """`share` copies of a chunk (R, width) side by side, the i-th rolled by i * stride, cut to (R, length).
+def order_of(rank: int, share: int, rotate: bool) -> Tensor:
+    """Which row of the chunk each row of each copy is, (R * share,): row j of copy i is row j - i * stride.
 
     stride = max(floor(R / share), 1) along the rank (Wang et al. 2024, text after equation 3, with R for r as after
-    equation 4).
+    equation 4), and 0 without rotation.
     """
-    stride = max(chunk.shape[0] // share, 1) if rotate else 0
-    copies = [chunk.roll(i * stride, dims=0) if i * stride else chunk for i in range(share)]
-    return torch.cat(copies, dim=1)[:, :length] if share > 1 else chunk
+    stride = max(rank // share, 1) if rotate else 0
+    return ((torch.arange(rank)[:, None] - torch.arange(share) * stride) % rank).flatten()
+
+
+def repeat(chunk: Tensor, length: int, order: Tensor) -> Tensor:
+    """Copies of a chunk (R, width) side by side, each rolled along the rank as `order` says, cut to (R, length)."""
+    if len(order) == chunk.shape[0]:  # one copy
+        return chunk
+    return chunk.index_select(0, order).view(chunk.shape[0], -1)[:, :length]
 
 
 class PRoLoRAMethod(Method):
     """Each site's chunks A_0, B_0 and its unshared A_u, B_u."""
 
     config: PRoLoRA
+    order_a: Tensor
+    order_b: Tensor
 
     def __init__(self, config: PRoLoRA, sites: Sequence[Site], *, dtype: torch.dtype, device: Any = None) -> None:
         super().__init__(config, sites)
         u, shared = config.unshared_rank, config.shared_rank
         kind = {"dtype": dtype, "device": device}
+        for side, share in (("order_a", config.share_a), ("order_b", config.share_b)):
+            order = order_of(shared, share, config.rotate) if shared else torch.empty(0, dtype=torch.long)
+            self.register_buffer(side, order.to(device), persistent=False)
         self.A_unshared, self.B_unshared = nn.ParameterList(), nn.ParameterList()
         self.A_chunk, self.B_chunk = nn.ParameterList(), nn.ParameterList()
         for site in self.sites:
@@ -131,8 +142,8 @@ class PRoLoRAMethod(Method):
             A.append(self.A_unshared[i])  # (u, in)
             B.append(self.B_unshared[i])  # (out, u)
         if config.shared_rank:
-            A.append(repeat(self.A_chunk[i], site.in_features, config.share_a, config.rotate))  # (R, in)
-            B.append(repeat(self.B_chunk[i].T, site.out_features, config.share_b, config.rotate).T)  # (out, R)
+            A.append(repeat(self.A_chunk[i], site.in_features, self.order_a))  # (R, in)
+            B.append(repeat(self.B_chunk[i].T, site.out_features, self.order_b).T)  # (out, R)
         return (A[0], B[0]) if len(A) == 1 else (torch.cat(A), torch.cat(B, dim=1))
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

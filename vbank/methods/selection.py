@@ -24,14 +24,18 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def weigh(values: Tensor) -> Tensor:
+    """Softmax of the chosen logits (N, k), taken in float32 at least."""
+    return values.softmax(dim=-1, dtype=at_least_float32(values.dtype)).to(values.dtype)
+
+
 def top_k(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
     """w = softmax(TopK(logits, k)): the k largest logits, the others at -inf (VB-LoRA, equation 3.3).
 
-    The indices come in descending order of weight, so weight 0 is the largest and never below 1/k. The softmax is
-    taken in float32 at least.
+    The indices come in descending order of weight, so weight 0 is the largest and never below 1/k.
     """
     values, indices = logits.topk(k, dim=-1)  # (N, k) both
-    return indices, values.softmax(dim=-1, dtype=at_least_float32(logits.dtype)).to(logits.dtype)
+    return indices, weigh(values)
 
 
 def select_all(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:

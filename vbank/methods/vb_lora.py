@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbank.methods.base import Config, Method, Site, Storage, dense
+from vbank.methods.chosen import Chosen
 from vbank.methods.composition import Composition
-from vbank.methods.selection import SELECTIONS, STOCHASTIC, at_least_float32
+from vbank.methods.selection import SELECTIONS, STOCHASTIC, at_least_float32, weigh
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,12 @@ def compose(indices: Tensor, weights: Tensor, bank: Tensor) -> Tensor:
     return F.embedding_bag(indices, bank, per_sample_weights=weights.to(bank.dtype), mode="sum")
 
 
+def all_weights(rest: Tensor) -> Tensor:
+    """Weights (N, k) from the k - 1 that a compact file holds: the largest, which stands first, is one minus them."""
+    largest = (1.0 - rest.sum(dim=-1, keepdim=True, dtype=at_least_float32(rest.dtype))).clamp(min=0.0)
+    return torch.cat([largest.to(rest), rest], dim=-1)
+
+
 class VBLoRAMethod(Method):
     """The bank (h, b) and the logits (N, h) of all sub-vectors, composed once a pass for all sites.
 
@@ -122,6 +129,7 @@ class VBLoRAMethod(Method):
     config: VBLoRA
     bank: nn.Parameter
     logits: nn.Parameter | None
+    chosen: Chosen | None  # what autograd differentiates in place of the logits, after `train_chosen`
     indices: Tensor
     weights: Tensor
 
@@ -137,6 +145,7 @@ class VBLoRAMethod(Method):
         bound, h, b = config.bank_bound, config.num_vectors, config.vector_length
         self.bank = nn.Parameter(torch.empty(h, b, **kind).uniform_(-bound, bound))
         self.logits = nn.Parameter(torch.empty(end, h, **kind).normal_(0.0, config.logits_std))
+        self.chosen = None
         self.composition = Composition()
 
     @property
@@ -147,9 +156,7 @@ class VBLoRAMethod(Method):
     def selected(self) -> tuple[Tensor, Tensor]:
         """The choice that inference uses: indices (N, k) in descending order of weight, and weights (N, k)."""
         if self.logits is None:
-            rest = self.weights  # (N, k - 1)
-            largest = (1.0 - rest.sum(dim=-1, keepdim=True, dtype=at_least_float32(rest.dtype))).clamp(min=0.0)
-            return self.indices.long(), torch.cat([largest.to(rest), rest], dim=-1)
+            return self.indices.long(), all_weights(self.weights)
         return SELECTIONS[self.config.selection](self.logits, self.config.top_k, False)
 
     def compose(self, start: int = 0, end: int | None = None) -> Tensor:
@@ -157,6 +164,14 @@ class VBLoRAMethod(Method):
         if self.logits is None:
             indices, weights = self.selected
             indices, weights = indices[start:end], weights[start:end]
+        elif self.chosen is not None:
+            if self.chosen.k != self.config.top_k:
+                raise ValueError(
+                    f"VB-LoRA: top_k is {self.config.top_k}, but {self.chosen.k} logits of each sub-vector are trained;"
+                    " make a new SelectedAdamW"
+                )
+            self.chosen.follow(self.logits)
+            indices, weights = self.chosen.indices[start:end], weigh(self.chosen.values[start:end])
         else:
             select = SELECTIONS[self.config.selection]
             indices, weights = select(self.logits[start:end], self.config.top_k, self.training)
@@ -164,12 +179,11 @@ class VBLoRAMethod(Method):
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         i = self.index[name]
-        site, (start, middle, end) = self.sites[i], self.spans[i]
-        r, b = self.config.rank, self.config.vector_length
-        u = self.composition.rows(self, start, end)  # (end - start, b)
-        A = u[: middle - start].reshape(r, site.in_features)
-        B = u[middle - start :].view(site.out_features // b, r, b)
-        return A, B.transpose(1, 2).reshape(site.out_features, r)
+        site, r = self.sites[i], self.config.rank
+        u_a, u_b = self.composition.rows(self, i)  # the sub-vectors of A (r in/b, b) and of B (out r/b, b)
+        A = u_a.reshape(r, site.in_features)
+        B = u_b.view(-1, r, self.config.vector_length).transpose(0, 1).reshape(r, site.out_features).T
+        return A, B
 
     @property
     def draws(self) -> bool:
@@ -186,13 +200,39 @@ class VBLoRAMethod(Method):
         groups = {"bank": [self.bank]}
         return groups if self.logits is None else groups | {"logits": [self.logits]}
 
+    def leaves(self) -> list[nn.Parameter]:
+        return super().leaves() if self.chosen is None else [self.bank, self.chosen.values]
+
+    def train_chosen(self, on: bool = True) -> None:
+        """Let autograd differentiate the k chosen logits of each sub-vector, (N, k), in place of all, (N, h).
+
+        For an optimizer that knows it, such as `vbank.SelectedAdamW`: it must write its steps into the logits and
+        choose anew. The gradients are those of the logits; the ones left out are zero.
+        """
+        if self.logits is None or on == (self.chosen is not None):
+            return
+        if on:
+            self.chosen = Chosen(self.logits, self.config.top_k)
+            self.chosen.values.requires_grad_(self.logits.requires_grad)
+            self.logits.requires_grad_(False)
+            self.logits.grad = None
+        else:
+            assert self.chosen is not None
+            self.logits.requires_grad_(self.chosen.values.requires_grad)
+            self.chosen = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.logits is not None and self.chosen is not None:  # a compiled forward would not notice
+            self.chosen.follow(self.logits)
+
     def tensors(self) -> dict[str, Tensor]:
         if self.logits is None:
             raise ValueError(
                 "VB-LoRA: this adapter was loaded from a compact file, which holds no logits, so a resumable file"
-                ' cannot be written; save it with form="compact"'
+                ' cannot be written; save it with form="compact", or load it with trainable=True'
             )
-        return super().tensors()
+        return {"bank": self.bank, "logits": self.logits}
 
     def compact_tensors(self) -> dict[str, Tensor]:
         """Bank, indices in the smallest unsigned type, and the k - 1 smaller weights (Li et al. 2024, section 3.4).
@@ -209,14 +249,34 @@ class VBLoRAMethod(Method):
             "weights": weights[:, 1:].contiguous(),
         }
 
+    def reopened(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `tensors` would hold, from `compact_tensors`: logits that make the stored choice, with its weights.
+
+        A softmax sees differences alone, so the chosen logits of a sub-vector are z_j = c + log w_j. A weight below
+        the rounding of one counts as that rounding, which the outputs do not show and the logarithm can bear. No file
+        tells what the other logits were: they are the ones that this method was drawn with, so the queue behind the
+        chosen starts anew. The constant c puts the smallest chosen logit above all others of its sub-vector by a third
+        of the median step from one chosen logit to the next, at least by `logits_std`. That is about the distance in
+        trained adapters, where it grows with the weights' differences: many steps of the optimizer, but not all.
+        """
+        wide, k = at_least_float32(self.bank.dtype), tensors["indices"].shape[-1]
+        weights = all_weights(tensors["weights"].to(wide))  # (N, k)
+        steps = weights.clamp(min=torch.finfo(wide).eps / 2).log()
+        above = steps - steps.amin(dim=-1, keepdim=True)  # the smallest chosen logit at 0
+        margin = max(self.config.logits_std, above.amax(dim=-1).median().item() / (3 * max(k - 1, 1)))
+        with torch.no_grad():
+            others = self.tensors()["logits"].to(wide).scatter(-1, tensors["indices"].long(), -torch.inf)  # (N, h)
+            highest = others.amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)  # no others where k = h
+            logits = others.scatter(-1, tensors["indices"].long(), highest + margin + above)
+        return {"bank": tensors["bank"], "logits": logits.to(self.bank.dtype)}
+
     def read(self, tensors: Mapping[str, Tensor], form: str) -> None:
         if form == "resumable":
             super().read(tensors, form)
             return
-        with torch.no_grad():
-            self.bank.copy_(tensors["bank"])
+        dtype = self.bank.dtype
+        self.bank = nn.Parameter(tensors["bank"].to(dtype, copy=True), requires_grad=False)  # it may have been meta
         self.logits = None
-        self.register_buffer("indices", tensors["indices"].to(self.bank.device))
-        self.register_buffer("weights", tensors["weights"].to(self.bank))
-        self.bank.requires_grad_(False)
+        self.register_buffer("indices", tensors["indices"])
+        self.register_buffer("weights", tensors["weights"].to(dtype))
         self.composition = Composition()

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vbank.methods.base import Config, Method, Site, Storage, dense, is_number
+from vbank.methods.base import Config, Method, Site, Storage, dense, is_number, product
 
+SMALL_RANK = 64  # up to here b B is made, so that no (..., out) values are kept for the gradient of b
 INITS = ("kaiming_uniform", "kaiming_normal", "uniform")
 
 
@@ -98,13 +99,17 @@ class ScaledPair(Method):
         (A, B), (d, b) = self.pair(name), self.scales(name)
         return A if d is None else d[:, None] * A, B if b is None else b[:, None] * B
 
-    def update(self, x: Tensor, name: str) -> Tensor:
-        # scaling the activations costs rank + out products a token; scaling A and B would cost rank * (in + out) a step
+    def update(self, x: Tensor, name: str, onto: Tensor | None = None) -> Tensor:
         (A, B), (d, b) = self.pair(name), self.scales(name)
         z = F.linear(self.dropout(x), A.to(x))  # (..., rank)
-        y = F.linear(z if d is None else z * d.to(z), B.to(z))  # (..., out_features)
-        y = y if b is None else y * b.to(y)
-        return y if self.scale == 1.0 else y * self.scale
+        z = z if d is None else z * d.to(z)
+        if b is None:
+            return product(z, B, self.scale, onto)
+        if B.requires_grad or self.config.rank <= SMALL_RANK:  # B's gradient is wanted, or costs little
+            return product(z, b[:, None] * B, self.scale, onto)
+        # else scale the activations: rank + out products a token, and no product of the shape of B's gradient
+        y = F.linear(z, B.to(z)) * b.to(z)  # (..., out_features)
+        return y if onto is None else onto + y.to(onto.dtype)
 
 
 class VeRAMethod(ScaledPair):

@@ -97,7 +97,7 @@ class TrainSettings:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     precision: str = "fp32"
-    report: str = "last"
+    report: str = "last"  # or "best": the epoch whose metric is highest; its numbers and its adapter are kept
     save_steps: int = 0  # further checkpoints within an epoch; 0: one an epoch
     seeds: int = 1
 
@@ -162,7 +162,7 @@ CHOICES = {
     "train.schedule": ("linear", "cosine", "constant", "constant_with_warmup"),
     "train.precision": ("fp32", "bf16", "fp16"),
     "train.report": ("last", "best"),
-    "train.optimizer": ("adamw", "paged_adamw_32bit", "adamw_8bit"),
+    "train.optimizer": ("adamw", "paged_adamw_32bit", "adamw_8bit", "selected_adamw"),
     "task.prompt": ("alpaca", "chat"),
     "model.quantise": ("none", "nf4", "int8"),
     "model.compute": ("fp32", "bf16", "fp16"),

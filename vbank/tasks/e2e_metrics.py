@@ -16,7 +16,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def score_systems(
 
     Raises:
         DataError: no meaning, a meaning without a reference, an empty reference, another number of outputs than of
-            meanings, or a missing package.
+            meanings, a missing package, or a Java that ends too early.
     """
     _check(systems, references)
     texts = [[_one_line(text) for text in group] for group in references]
@@ -75,8 +75,9 @@ def score_systems(
         with _meteor() as meteor:
             for name, tokens in cut.items():
                 scores[name]["meteor"] = 100 * _captions(meteor, tokens, groups)
-                scores[name]["rouge_l"] = rouge_l(tokens, groups)
-                scores[name]["cider"] = cider(tokens, groups)
+        for name, tokens in cut.items():
+            scores[name]["rouge_l"] = rouge_l(tokens, groups)
+            scores[name]["cider"] = cider(tokens, groups)
     except ImportError as error:
         raise DataError(f"the scores need the package {error.name}: pip install 'vbank[nlg]'") from error
     return scores
@@ -185,19 +186,32 @@ def ptb_tokens(texts: Sequence[str]) -> list[Tokens]:
 
 @contextmanager
 def _meteor() -> Iterator[Any]:
-    """pycocoevalcap's METEOR 1.5; its Java process ends with the block, whatever happens in it."""
+    """pycocoevalcap's METEOR 1.5; its Java process ends with the block, whatever happens in it.
+
+    Raises:
+        DataError: Java ended in the block, before its last score.
+    """
     from pycocoevalcap.meteor.meteor import Meteor
 
     meteor = Meteor()
+    java = meteor.meteor_p
     try:
         yield meteor
+    except (OSError, ValueError) as error:  # a broken pipe, or an empty line where a number should be
+        java.kill()
+        said = java.stderr.read().decode(errors="replace").strip()[-300:]
+        raise DataError(
+            f"Java's METEOR ended before its last score ({said or 'it said nothing'}); it takes up to 2 GB of memory,"
+            " so free some and score again"
+        ) from error
     finally:
         if meteor.lock.locked():  # the scorer failed halfway; its destructor would wait for ever
             meteor.lock.release()
-        for pipe in (meteor.meteor_p.stdin, meteor.meteor_p.stdout, meteor.meteor_p.stderr):
-            pipe.close()
-        meteor.meteor_p.kill()
-        meteor.meteor_p.wait()
+        for pipe in (java.stdin, java.stdout, java.stderr):
+            with suppress(BrokenPipeError):  # what was written to a dead process
+                pipe.close()
+        java.kill()
+        java.wait()
 
 
 def _captions(scorer: Any, outputs: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:

@@ -19,7 +19,7 @@ from vbank.suggestions import unknown
 from vbank.tasks import digits
 from vbank.tasks.base import Announce, Row, Task, TaskData, hold_out
 from vbank.tasks.pictures import Picture, grating, picture_files, rows_of
-from vbank.tasks.sources import DataError, hub_reachable, label_problem, local_folder, offline
+from vbank.tasks.sources import DataError, hub_splits, label_problem, local_folder, split_of
 from vbank.tasks.weights import load_image_classifier
 
 if TYPE_CHECKING:
@@ -213,27 +213,8 @@ class PictureTask(FewShot):
         return parts[0], parts[1]
 
     def _hub(self) -> tuple[list[Row], list[Row]] | None:
-        if not offline() and not hub_reachable():
-            return None
-        import datasets
-
-        try:
-            loaded = datasets.load_dataset(self.hub)
-        except (OSError, datasets.exceptions.DatasetsError) as error:
-            # Offline: no cached copy. A file that is not there, said by another than the Hub: a proxy answered.
-            answered = isinstance(error, datasets.exceptions.DatasetsError)
-            if offline() or (isinstance(error, FileNotFoundError) and not answered):
-                return None
-            reason = f"{error}".strip().partition("\n")[0]
-            raise DataError(
-                f"{self.hub}: the data set could not be loaded ({type(error).__name__}: {reason}); try again, put the"
-                " pictures into VBANK_DATA, or ask for a stand-in with task.source='generated'"
-            ) from error
-        except ValueError as error:  # another configuration is cached, this one is not
-            if "Couldn't find cache" not in str(error):
-                raise
-            return None
-        return self._of_hub(loaded)
+        loaded = hub_splits(self.hub)
+        return None if loaded is None else self._of_hub(loaded)
 
     def _of_hub(self, loaded: Any) -> tuple[list[Row], list[Row]]:
         """Rows of a loaded Hub data set; apart from `_hub`, so that a test can hand in one made on the spot."""
@@ -244,9 +225,7 @@ class PictureTask(FewShot):
         for splits in self.splits:
             rows: list[Row] = []
             for split in splits:
-                if split not in loaded:
-                    raise DataError(f"{self.hub} has no split {split!r}; it has {', '.join(map(repr, loaded))}")
-                part = loaded[split]
+                part = split_of(loaded, split, self.hub)
                 for column in self.columns:
                     if column not in part.column_names:
                         has = ", ".join(map(repr, part.column_names))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vbank.suggestions import unknown
 from vbank.tasks.base import Announce, Row, Task, TaskData, subset
 from vbank.tasks.generation import PadRight, encode_answers
-from vbank.tasks.sources import DataError, hub_reachable, local_folder, offline, read_jsonl
+from vbank.tasks.sources import DataError, hub_splits, local_folder, read_jsonl, split_of
 from vbank.tasks.weights import load_generator
 
 if TYPE_CHECKING:
@@ -263,23 +263,10 @@ def hub_rows(path: str) -> list[dict[str, Any]] | None:
     """The split train of a Hub data set as it is, lists and empty texts included; None when it cannot be had.
 
     Raises:
-        DataError: the data set has no split train.
+        DataError: the Hub has the data set and cannot give it, or the data set has no split train.
     """
-    if not offline() and not hub_reachable():
-        return None
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(path)
-    except (OSError, datasets.exceptions.DatasetsError):  # no cached copy, or the connection broke
-        return None
-    except ValueError as error:
-        if "Couldn't find cache" not in str(error):
-            raise
-        return None
-    if "train" not in loaded:
-        raise DataError(f"{path}: split 'train' is missing; the data set has {', '.join(map(repr, loaded))}")
-    return [dict(row) for row in loaded["train"]]
+    loaded = hub_splits(path)
+    return None if loaded is None else [dict(row) for row in split_of(loaded, "train", path)]
 
 
 def other_texts() -> list[str]:

@@ -9,8 +9,9 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 Row = dict[str, object]
 Labels = int | tuple[float, float] | None  # how many classes, the range of a score, or rows without a label
@@ -156,6 +157,54 @@ def _first_line(error: Exception) -> str:
     return f"{first}: {error.__cause__}" if error.__cause__ is not None else first
 
 
+def hub_splits(path: str, subset: str | None = None, revision: str | None = None) -> Mapping[str, Any] | None:
+    """The splits of a Hub data set as `datasets` gives them; None when no Hub answers and offline none is cached.
+
+    A Hub that does not answer gives None within seconds, cached copies or not: `datasets` looks into its cache only
+    after half a minute of retries. With HF_HUB_OFFLINE=1 it reads the cached copy at once.
+
+    Args:
+        path: of the data set, owner/name.
+        subset: its configuration.
+        revision: a branch, such as the one that holds the data set as Parquet.
+
+    Raises:
+        DataError: the Hub answers and the data set still cannot be loaded (gated, moved, a broken download, a full
+            disk), so that nothing else takes its place.
+    """
+    if not offline() and not hub_reachable():
+        return None
+    import datasets
+    from huggingface_hub.errors import HTTPError
+
+    name = f"{path} {subset}" if subset else path
+    try:
+        return datasets.load_dataset(path, subset, revision=revision)
+    except (OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        if _absent(error, isinstance(error, datasets.exceptions.DatasetsError)):
+            return None
+        if "gated" in str(error) or "cannot be accessed" in str(error):
+            way = "accept its terms on its page, then `hf auth login` or set HF_TOKEN"
+        else:
+            way = "try again" if isinstance(error, (ConnectionError, TimeoutError, HTTPError)) else "mend that"
+        raise DataError(
+            f"{name}: the data set could not be loaded ({type(error).__name__}: {_first_line(error)}); {way}, put the"
+            " rows into VBANK_DATA, or ask for a stand-in with task.source='generated'"
+        ) from error
+    except ValueError as error:  # another configuration is cached, this one is not
+        if "Couldn't find cache" not in str(error):
+            raise
+        return None
+
+
+def _absent(error: Exception, answered: bool) -> bool:
+    """Whether a failure means that no Hub is there, or offline no cached copy. `answered`: the Hub itself said no."""
+    if offline():
+        return isinstance(error, (ConnectionError, TimeoutError, FileNotFoundError))
+    unreached = isinstance(error, ConnectionError) and "Couldn't reach" in str(error)  # not even the list of its files
+    return unreached or (isinstance(error, FileNotFoundError) and not answered)  # a proxy answers for the Hub
+
+
 def load_hub(
     path: str,
     subset: str | None,
@@ -165,50 +214,30 @@ def load_hub(
     splits: Sequence[str] = ("train", "validation"),
     revision: str | None = None,
 ) -> dict[str, list[Row]] | None:
-    """The splits of a Hub data set, its columns renamed to ours; None when no Hub answers and offline none is cached.
+    """The rows of a Hub data set, its columns renamed to ours; None where `hub_splits` gives none.
 
-    `revision` names a branch of the data set, such as the one that holds it as parquet.
-
-    A Hub that does not answer gives None within seconds, cached copies or not: `datasets` looks into its cache only
-    after half a minute of retries. With HF_HUB_OFFLINE=1 it reads the cached copy at once.
-
-    Raises DataError where the Hub answers and the data set still cannot be loaded (gated, moved, a full disk), so that
-    nothing else takes its place; for a split that is missing or empty; and for a row that is not as `columns` and
-    `labels` say.
+    Raises DataError as `hub_splits` does; for a split that is missing or empty; and for a row that is not as `columns`
+    and `labels` say.
     """
-    if not offline() and not hub_reachable():
+    loaded = hub_splits(path, subset, revision)
+    if loaded is None:
         return None
-    import datasets
-
     name = f"{path} {subset}" if subset else path
-    try:
-        loaded = datasets.load_dataset(path, subset, revision=revision)
-    except (ConnectionError, TimeoutError):  # the connection broke; offline: no cached copy
-        return None
-    except (OSError, datasets.exceptions.DatasetsError) as error:
-        answered = isinstance(error, datasets.exceptions.DatasetsError)
-        if isinstance(error, FileNotFoundError) and (offline() or not answered):
-            return None  # not cached, or what answers here (a proxy) is no Hub
-        gated = "gated" in str(error) or "cannot be accessed" in str(error)
-        way = "accept its terms on its page, then `hf auth login` or set HF_TOKEN" if gated else "mend that"
-        raise DataError(
-            f"{name}: the data set could not be loaded ({type(error).__name__}: {_first_line(error)}); {way}, put the"
-            " rows into VBANK_DATA, or ask for a stand-in with task.source='generated'"
-        ) from error
-    except ValueError as error:  # another configuration is cached, this one is not
-        if "Couldn't find cache" not in str(error):
-            raise
-        return None
     rows: dict[str, list[Row]] = {}
     for split in splits:
-        if split not in loaded:
-            raise DataError(f"{name}: split {split!r} is missing; the data set has {', '.join(map(repr, loaded))}")
         rows[split] = [
             checked(
                 {rename.get(key, key): value for key, value in raw.items()}, columns, labels, f"{name} {split} row {i}"
             )
-            for i, raw in enumerate(loaded[split], start=1)
+            for i, raw in enumerate(split_of(loaded, split, name), start=1)
         ]
         if not rows[split]:
             raise DataError(f"{name}: split {split!r} has no rows; clear the cache of this data set and load it again")
     return rows
+
+
+def split_of(loaded: Mapping[str, Any], split: str, name: str) -> Any:
+    """One split of a loaded data set; DataError that begins with the data set's name if it has no such split."""
+    if split not in loaded:
+        raise DataError(f"{name}: split {split!r} is missing; the data set has {', '.join(map(repr, loaded))}")
+    return loaded[split]

@@ -64,7 +64,7 @@ def load_classifier(name: str, classes: int, settings: ModelSettings | None = No
         settings: the recipe's [model], for dropout, the type of the weights and quantisation.
 
     Raises:
-        DataError: the weights cannot be had.
+        DataError: the weights cannot be had, or bring a head with another number of outputs.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -121,12 +121,17 @@ def load_image_classifier(settings: ModelSettings, classes: int) -> tuple[Any, A
         AutoImageProcessor,
         settings,
         classes,
-        ignore_mismatched_sizes=True,
+        replace_head=True,
     )
 
 
 def _read(
-    name: str, kind: Any, processor_kind: Any, settings: ModelSettings | None, classes: int | None = None, **more: Any
+    name: str,
+    kind: Any,
+    processor_kind: Any,
+    settings: ModelSettings | None,
+    classes: int | None = None,
+    replace_head: bool = False,
 ) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
@@ -141,10 +146,24 @@ def _read(
             if settings is not None:
                 set_dropout(config, settings.dropout)
             held = {"dtype": "float32"} if settings is None else _held(settings)
-            model = kind.from_pretrained(place, config=config, local_files_only=offline, **held, **more)
+            how = {"local_files_only": offline, "ignore_mismatched_sizes": True, "output_loading_info": True}
+            model, found = kind.from_pretrained(place, config=config, **how, **held)
         except OSError as error:
             raise DataError(_absent(name, on_disk, error)) from error
+    if found["mismatched_keys"] and not replace_head:
+        raise DataError(_mismatched(name, classes, sorted(found["mismatched_keys"])[-1]))
     return model, processor
+
+
+def _mismatched(name: str, classes: int | None, found: tuple[str, Sequence[int], Sequence[int]]) -> str:
+    """A tensor whose shape is not the model's, and what to do."""
+    key, stored, needed = found
+    sizes = [" x ".join(map(str, shape)) for shape in (stored, needed)]
+    if classes is None:
+        way = "its config.json and its weights do not belong together, get both anew"
+    else:
+        way = f"take a checkpoint without a head, or with a head of {classes} outputs"
+    return f"model {name!r}: {key} is {sizes[0]} in the checkpoint, {sizes[1]} is needed; {way}"
 
 
 def _held(settings: ModelSettings) -> dict[str, Any]:

@@ -1,0 +1,363 @@
+"""What cannot go to PEFT or come from it is refused by name, before anything is changed or written."""
+
+import copy
+import errno
+import json
+import os
+import shutil
+
+import peft_side
+import pytest
+import tiny_models
+import torch
+from peft import IA3Config, LoraConfig, VBLoRAConfig, VeraConfig
+from tiny_models import assert_untouched, fingerprint, move, tokens
+from torch import nn
+
+import vbank
+from vbank import interop
+
+QV = ["query", "value"]
+PREFIX = "base_model.model."
+LAYER = f"{PREFIX}bert.encoder.layer.0.attention.self.query"
+KINDS = {
+    "lora": LoraConfig(r=3, target_modules=QV, modules_to_save=["classifier"]),
+    "vera": VeraConfig(r=3, target_modules=QV),
+    "vb": VBLoRAConfig(r=2, topk=3, num_vectors=9, vector_length=8, target_modules=QV),
+    "small": VBLoRAConfig(r=2, topk=3, num_vectors=9, vector_length=8, target_modules=QV, save_only_topk_weights=True),
+}
+
+
+@pytest.fixture(scope="module")
+def bert():
+    torch.manual_seed(7)
+    return tiny_models.bert().eval()
+
+
+@pytest.fixture(scope="module")
+def folders(bert, tmp_path_factory):
+    """One folder of PEFT's a kind."""
+    root = tmp_path_factory.mktemp("peft")
+    for name, config in KINDS.items():
+        peft_side.saved(bert, config, root / name)
+    return root
+
+
+@pytest.fixture
+def folder(folders, tmp_path):
+    def copied(kind="lora"):
+        return shutil.copytree(folders / kind, tmp_path / kind)
+
+    return copied
+
+
+def refused(bert, folder, said, **kwargs):
+    model = copy.deepcopy(bert)
+    before = fingerprint(model, tokens())
+    with pytest.raises(ValueError, match=said):
+        vbank.from_peft(model, folder, **kwargs)
+    assert_untouched(before, model, tokens())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "said"),
+    [
+        ("lora", {"peft_type": "IA3"}, "peft_type is 'IA3'; vbank reads LORA, VERA, VBLORA"),
+        ("lora", {"peft_type": ["LORA"]}, "peft_type is"),
+        ("lora", {"use_dora": True}, "use_dora is True.*DoRA"),
+        ("lora", {"bias": "lora_only"}, "bias is 'lora_only'"),
+        ("lora", {"lora_bias": True}, "lora_bias is True"),
+        ("lora", {"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4', which changes the weights of the base"),
+        ("lora", {"init_lora_weights": "olora"}, "'olora', which changes"),
+        ("lora", {"layer_replication": [[0, 2]]}, "layer_replication.*copied layers"),
+        ("lora", {"trainable_token_indices": [3]}, "trainable_token_indices"),
+        ("lora", {"target_parameters": ["experts.w"]}, "target_parameters"),
+        ("lora", {"a_setting_of_tomorrow": 3}, "a_setting_of_tomorrow is 3, which vbank does not read"),
+        ("lora", {"r": 4}, r"lora_A.weight has shape \(3, 16\); adapter_config.json needs \(4, 16\)"),
+        ("lora", {"r": "3"}, "rank is '3'"),
+        ("lora", {"lora_alpha": 0}, "alpha is 0"),
+        ("lora", {"lora_alpha": None}, "alpha"),
+        ("lora", {"rank_pattern": {"query": 2}}, r"has shape \(3, 16\); adapter_config.json needs \(2, 16\)"),
+        ("lora", {"rank_pattern": {"(": 2}}, r"rank_pattern has '\('"),
+        ("lora", {"rank_pattern": [2]}, "rank_pattern is"),
+        ("lora", {"modules_to_save": "classifier"}, "modules_to_save is 'classifier'"),
+        (
+            "lora",
+            {"modules_to_save": None},
+            "holds .*classifier.bias.*which a LORA adapter with these settings has not",
+        ),
+        ("lora", {"lora_dropout": 1.0}, "dropout is 1.0"),
+        ("vera", {"r": 4}, "vera_lambda_d has shape"),
+        ("vera", {"projection_prng_key": -1}, "seed is -1"),
+        ("vb", {"topk": 10}, "top_k is 10 but the bank has num_vectors = 9"),
+        ("vb", {"num_vectors": 8}, r"vector_bank has shape \(9, 8\); adapter_config.json needs \(8, 8\)"),
+        ("vb", {"r": 3}, "vblora_logits_A has shape"),
+        ("small", {"topk": 2}, "topk_indices has shape"),
+    ],
+)
+def test_settings_that_are_not_read(bert, folder, kind, changed, said):
+    path = folder(kind)
+    peft_side.rewrite(path, changed)
+    refused(bert, path, said)
+
+
+def drop(key):
+    return lambda values: {k: v for k, v in values.items() if k != key}
+
+
+def put(key, value):
+    return lambda values: values | {key: value(values[key]) if callable(value) else value}
+
+
+INDICES, WEIGHTS = (f"{LAYER}.vblora_logits_A_topk_{part}" for part in ("indices", "weights"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("lora", put(f"{LAYER}.lora_magnitude_vector", torch.ones(16)), "lora_magnitude_vector, which a LORA adapter"),
+        ("lora", put(f"{PREFIX}bert.embeddings.word_embeddings.lora_embedding_A", torch.ones(3, 40)), "embedding_A"),
+        ("lora", put(f"{PREFIX}bert.pooler.dense.weight", torch.ones(16, 16)), "pooler.dense.weight, which"),
+        ("lora", put("lora_A.weight", torch.ones(3, 16)), "lora_A.weight, which"),
+        ("lora", drop(f"{LAYER}.lora_B.weight"), "layer.0.attention.self.query must have lora_A.weight and lora_B"),
+        ("lora", put(f"{LAYER}.lora_A.weight", lambda A: A * torch.nan), "lora_A.weight holds NaN"),
+        ("lora", put(f"{LAYER}.lora_A.weight", lambda A: A.int()), "lora_A.weight is torch.int32"),
+        ("lora", put(f"{LAYER}.lora_A.weight", lambda A: A[0]), "lora_A.weight has shape"),
+        ("lora", put(f"{LAYER}.lora_A.weight", lambda A: A[:, :8]), r"query is 16 -> 16, not 8 -> 16"),
+        ("lora", put(f"{PREFIX}classifier.weight", torch.ones(3, 16)), r"classifier.weight has shape \(2, 16\), not"),
+        ("lora", put(f"{PREFIX}classifier.weight", torch.full((2, 16), torch.inf)), "classifier.weight.*not finite"),
+        ("lora", drop(f"{PREFIX}classifier.bias"), "classifier.bias is trained, but the file lacks it"),
+        ("lora", lambda values: {k: v for k, v in values.items() if "lora" not in k}, "no tensor of a LORA layer"),
+        ("vera", drop("base_model.vera_A"), "holds one of base_model.vera_A and base_model.vera_B"),
+        ("vera", put("base_model.vera_A", lambda A: A[:, :15]), "vera_A has shape"),
+        ("vb", drop("base_model.vblora_vector_bank"), "lacks base_model.vblora_vector_bank"),
+        ("vb", put(f"{LAYER}.vblora_logits_A", lambda v: v.fill_(-torch.inf)), "NaN or infinite"),
+        ("small", put(INDICES, lambda v: v + 8), "points outside the bank of 9 vectors"),
+        ("small", put(INDICES, lambda v: v.short() - 9), "index -9 names no bank vector"),
+        ("small", put(INDICES, lambda v: v.fill_(2)), "names one bank vector twice"),
+        ("small", put(WEIGHTS, lambda v: v.fill_(0.6)), "no shares of one"),
+        ("small", put(WEIGHTS, lambda v: -v), "no shares of one"),
+        ("small", drop(WEIGHTS), "layer.0.attention.self.query must have"),
+    ],
+)
+def test_tensors_that_do_not_fit(bert, folder, kind, change, said):
+    path = folder(kind)
+    peft_side.rewrite(path, values=change(peft_side.tensors(path)))
+    refused(bert, path, said)
+
+
+def test_another_base_model_is_refused_with_all_that_is_wrong(folder):
+    wide = tiny_models.bert(hidden_size=32, intermediate_size=64)
+    refused(wide, folder(), r"self.query is 32 -> 32, not 16 -> 16; bert.encoder.layer.0.attention.self.value is")
+    one = tiny_models.bert(num_hidden_layers=1)
+    refused(one, folder("vb"), r"layer.1.attention.self.query \(16 -> 16\) is absent; .*layer.1.attention.self.value")
+    refused(one, folder("vera"), r"trained on another model: .*layer.1.attention.self.query, .*is absent from this one")
+
+
+def test_a_name_that_is_taken_is_refused(bert, folder):
+    model = copy.deepcopy(bert)
+    vbank.from_peft(model, folder())
+    with pytest.raises(ValueError, match="'default' is attached already"):
+        vbank.from_peft(model, folder("vb"))
+
+
+def test_another_method_of_peft_is_refused(bert, tmp_path):
+    peft_side.saved(bert, IA3Config(target_modules=["value"], feedforward_modules=[]), tmp_path)
+    refused(bert, tmp_path, "peft_type is 'IA3'")
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "damaged"), (b"[" * 100_000, "damaged"), (b"[]", "holds a list"), (b"\xff{}", "damaged")],
+)
+def test_a_damaged_configuration(bert, folder, content, said):
+    path = folder()
+    (path / "adapter_config.json").write_bytes(content)
+    refused(bert, path, said)
+
+
+def test_a_damaged_tensor_file(bert, folder):
+    path = folder()
+    file = path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    refused(bert, path, "no safetensors file")
+    file.unlink()
+    refused(bert, path, "lacks adapter_model.safetensors")
+
+
+class Trap:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_pickle_is_never_opened(bert, folder, tmp_path):
+    path = folder()
+    (path / "adapter_model.safetensors").unlink()
+    torch.save({"x": Trap(tmp_path / "mark")}, path / "adapter_model.bin")
+    refused(bert, path, "adapter_model.bin is a pickle")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_what_is_no_folder_of_pefts(bert, tmp_path):
+    refused(bert, tmp_path / "absent", "is no folder")
+    refused(bert, tmp_path, "holds no adapter_config.json")
+    (tmp_path / "file").write_text("")
+    refused(bert, tmp_path / "file", "is no folder")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_link_out_of_the_folder_is_refused(bert, folder, tmp_path, name):
+    path, outside = folder(), tmp_path / "outside"
+    outside.mkdir()
+    (path / name).rename(outside / name)
+    (path / name).symlink_to(f"../outside/{name}")
+    refused(bert, path, f"{name} is a link that leaves the folder")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_links_inside_the_folder_and_in_a_hubs_cache_are_followed(bert, folder, tmp_path):
+    path = folder()
+    (path / "adapter_model.safetensors").rename(path / "values")
+    (path / "adapter_model.safetensors").symlink_to("values")
+    vbank.from_peft(copy.deepcopy(bert), path)
+    hub = tmp_path / "models--someone--something"
+    snapshot, blobs = hub / "snapshots" / "0123", hub / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(path / name, blobs / f"blob-{name}")
+        (snapshot / name).symlink_to(f"../../blobs/blob-{name}")
+    vbank.from_peft(copy.deepcopy(bert), snapshot)
+
+
+@pytest.mark.parametrize("name", ["..", "a..b", "../../etc", "bert/../query", ""])
+def test_a_layer_name_that_climbs_is_no_layer(bert, folder, name):
+    path = folder()
+    values = peft_side.tensors(path)
+    moved = {key.replace(LAYER, PREFIX + name): v for key, v in values.items()}
+    peft_side.rewrite(path, values=moved)
+    refused(bert, path, "is absent|which a LORA adapter with these settings has not")
+
+
+# To PEFT
+
+
+def attached(base, config, targets=QV, **kwargs):
+    model = copy.deepcopy(base)
+    vbank.attach(model, config, targets, **kwargs)
+    return move(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "kwargs", "said"),
+    [
+        (vbank.TiedLoRA(rank=2), {}, "PEFT has no Tied-LoRA; write it with as_lora=True"),
+        (
+            vbank.PRoLoRA(rank=4, unshared_rank=1, share_a=2, share_b=2),
+            {},
+            "PEFT has no PRoLoRA; write it with as_lora",
+        ),
+        (vbank.VeRA(rank=2, shared=False), {}, "one pair for all layers.*as_lora=True"),
+        (vbank.VBLoRA(2, 9, 8, selection="noisy_top_k"), {}, "selection is 'noisy_top_k'.*compact=True or as_lora"),
+        (vbank.LoRA(rank=2), {"as_lora": True, "compact": True}, "a plain LoRA has no such part"),
+        (vbank.LoRA(rank=2), {"name": "other"}, "no adapter is called 'other'"),
+    ],
+)
+def test_what_peft_has_no_format_for(bert, config, kwargs, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        vbank.to_peft(attached(bert, config), tmp_path / "out", **kwargs)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "config", [vbank.LoRA(rank=2), vbank.VeRA(rank=2), vbank.VBLoRA(2, 9, 8)], ids=lambda config: config.method
+)
+def test_slices_of_a_fused_projection_go_as_lora_alone(config, tmp_path):
+    model = attached(tiny_models.gpt2(), config, "qv")
+    with pytest.raises(ValueError, match="c_attn:query.*are slices of a fused projection; write it with as_lora=True"):
+        vbank.to_peft(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class TiedHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.query, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head.weight = self.embed.weight
+
+
+def test_a_head_that_peft_would_store_otherwise(tmp_path):
+    model = attached(TiedHead(), vbank.LoRA(rank=2), ["query"], train=["head"])
+    with pytest.raises(ValueError, match="lose embed.weight, which they share"):
+        vbank.to_peft(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_that_are_not_finite_are_not_written(bert, tmp_path):
+    model = attached(bert, vbank.LoRA(rank=2))
+    with torch.no_grad():
+        model.vbank.adapter("default").method.B[1][0, 0] = torch.nan
+    for as_lora in (False, True):
+        with pytest.raises(ValueError, match="lora_B.weight of adapter 'default' is not finite"):
+            vbank.to_peft(model, tmp_path / "out", as_lora=as_lora)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="is a file"):
+        vbank.to_peft(model, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "x" and not (tmp_path / "out").exists()
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_full_disk_leaves_the_former_adapter_whole(bert, tmp_path, monkeypatch, failing):
+    model, real, calls = attached(bert, vbank.LoRA(rank=2)), interop._replace, []
+
+    def full(path, blob):
+        calls.append(path)
+        if len(calls) == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, blob)
+
+    vbank.to_peft(model, tmp_path / "old")
+    (tmp_path / "old" / "README.md").write_text("kept")
+    before = content(tmp_path / "old")
+    move(model, seed=5)
+    monkeypatch.setattr(interop, "_replace", full)
+    for folder in ("old", "new"):
+        calls.clear()
+        with pytest.raises(OSError, match="the adapter is not saved"):
+            vbank.to_peft(model, tmp_path / folder)
+    assert content(tmp_path / "old") == before and not (tmp_path / "new").exists()
+    monkeypatch.setattr(interop, "_replace", real)
+    vbank.to_peft(model, tmp_path / "old")
+    after = content(tmp_path / "old")
+    assert after["adapter_model.safetensors"] != before["adapter_model.safetensors"]
+    assert after.keys() == before.keys() and after["README.md"] == b"kept"
+    assert json.loads(after["adapter_config.json"])["r"] == 2
+
+
+def test_an_exchange_that_is_cut_short_leaves_nothing_that_loads(bert, tmp_path, monkeypatch):
+    """Old tensors beside new settings would load, and give outputs of neither."""
+    vbank.to_peft(attached(bert, vbank.LoRA(rank=2)), tmp_path)
+    real = os.replace
+
+    def cut(source, target):
+        if str(target) == str(tmp_path / "adapter_config.json"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        vbank.to_peft(attached(bert, vbank.LoRA(rank=2, alpha=64)), tmp_path)
+    assert sorted(content(tmp_path)) == ["adapter_model.safetensors"]
+    refused(bert, tmp_path, "holds no adapter_config.json")

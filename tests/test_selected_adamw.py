@@ -1,0 +1,545 @@
+"""SelectedAdamW against torch's AdamW on all logits: the same numbers, with state for chosen logits alone."""
+
+import copy
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import tiny_task
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from killing import killed_at
+from local_data import silent
+from safetensors.torch import load_file
+from tiny_models import EXACT, Blocks, assert_same, bert, move, numbers, tokens
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import vbank
+from vbank import VBLoRA, account, optimizers, tasks
+from vbank.recipes import load
+from vbank.run import run
+from vbank.selected_adamw import Length, SelectedAdamW
+
+X, Y = numbers(8, 8), numbers(8, 4, seed=8)
+RATES = {"bank": 1e-2, "logits": 5e-2, "head": 1e-2}  # at this rate most sub-vectors choose anew in a step
+CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+
+
+def adapted(top_k: int = 2, num_vectors: int = 40, **changes) -> nn.Module:
+    torch.manual_seed(0)
+    model = Blocks()
+    config = VBLoRA(2, num_vectors, vector_length=8, top_k=top_k)
+    vbank.attach(model, config, "all-linear", train=["head"], **changes)
+    return move(model, std=0.05)
+
+
+def pair(top_k: int = 2, num_vectors: int = 40, weight_decay: float = 0.0, **changes):
+    """A model with AdamW on all logits and its twin with SelectedAdamW."""
+    dense, ours = (adapted(top_k, num_vectors, **changes) for _ in range(2))
+    groups = vbank.param_groups(dense, RATES, weight_decay)
+    return (dense, torch.optim.AdamW(groups)), (ours, SelectedAdamW(ours, RATES, weight_decay=weight_decay))
+
+
+def method_of(model: nn.Module):
+    return model.vbank["default"].method
+
+
+def loss_of(model: nn.Module, rows: slice = slice(None)) -> Tensor:
+    return (model(X[rows]) - Y[rows]).square().mean()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+
+
+def values(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def ever_chosen(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:
+    """Which logits were chosen in any step, (N, h), from the logits alone."""
+    logits = method_of(model).logits
+    seen = torch.zeros_like(logits, dtype=torch.bool)
+    for _ in range(steps):
+        seen.scatter_(1, logits.detach().topk(method_of(model).config.top_k).indices, True)
+        train(model, optimizer, 1)
+    return seen
+
+
+@pytest.mark.parametrize("dtype, weight_decay", [(torch.float32, 0.1), (torch.bfloat16, 0.0)], ids=str)
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4])
+def test_sixty_steps_are_those_of_adamw_on_all_logits(top_k, dtype, weight_decay):
+    (dense, theirs), (ours, mine) = pair(top_k, weight_decay=weight_decay, dtype=dtype)
+    first = method_of(dense).selected[0].clone()
+    train(dense, theirs, 60), train(ours, mine, 60)
+    assert_same(values(ours), values(dense), **EXACT)
+    left = (method_of(dense).selected[0][:, :, None] != first[:, None, :]).all(-1)
+    assert left.float().mean() > 0.3 or top_k == 1  # of the chosen, many are new
+    assert not torch.equal(method_of(dense).bank, method_of(adapted(top_k, dtype=dtype)).bank)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    top_k=st.integers(1, 5),
+    more=st.integers(0, 30),
+    weight_decay=st.sampled_from([0.0, 0.3]),
+    rate=st.sampled_from([1e-3, 3e-2, 1.0]),
+    plan=st.lists(st.integers(0, 3), min_size=1, max_size=25),
+    seed=st.integers(0, 1000),
+)
+def test_any_gradients_give_what_adamw_gives(top_k, more, weight_decay, rate, plan, seed):
+    """`plan`: how many batches each step adds up; none is a step without gradients."""
+    config = VBLoRA(1, top_k + more, vector_length=2, top_k=top_k)
+    draw = torch.Generator().manual_seed(seed)
+    dense, ours = Holder(config), Holder(config)
+    ours.load_state_dict(dense.state_dict())
+    rates = {"bank": 0.0, "logits": rate}
+    theirs = torch.optim.AdamW(vbank.param_groups(dense, rates, weight_decay))
+    mine = SelectedAdamW(ours, rates, weight_decay=weight_decay)
+    for batches in plan:
+        for _ in range(batches):
+            towards = torch.randn(6, 6, generator=draw)
+            for model in (dense, ours):
+                (vbank.delta(method_of(model), "layer") * towards).sum().backward()
+        for optimizer in (theirs, mine):
+            optimizer.step()
+            optimizer.zero_grad()
+        assert torch.equal(method_of(ours).logits, method_of(dense).logits)
+        torch.testing.assert_close(vbank.delta(method_of(ours), "layer"), vbank.delta(method_of(dense), "layer"))
+
+
+class Holder(nn.Module):
+    """One layer with an adapter."""
+
+    def __init__(self, config: VBLoRA) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layer = nn.Linear(6, 6)
+            vbank.attach(self, config, ["layer"])
+
+
+def test_batches_add_up_and_norms_are_clipped_as_for_all_logits():
+    (dense, theirs), (ours, mine) = pair()
+    norms = []
+    for _ in range(30):
+        found = []
+        for model, optimizer in ((dense, theirs), (ours, mine)):
+            optimizer.zero_grad()
+            for rows in (slice(0, 3), slice(3, 8)):
+                loss_of(model, rows).backward()
+            found.append(nn.utils.clip_grad_norm_(model.parameters(), 0.05))
+            optimizer.step()
+        torch.testing.assert_close(found[1], found[0], **CLOSE)
+        norms.append(found[0].item())
+    assert min(norms) > 0.05
+    assert_same(values(ours), values(dense), rtol=1e-4, atol=1e-5)  # a norm summed in another order, amplified by Adam
+
+
+def test_schedules_and_scaled_losses():
+    (dense, theirs), (ours, mine) = pair()
+    for model, optimizer in ((dense, theirs), (ours, mine)):
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) % 7 / 7)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_interval=5)
+        for step in range(40):
+            optimizer.zero_grad()
+            scaled = scaler.scale(loss_of(model))
+            (scaled * torch.inf if step == 10 else scaled).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+        assert scaler.get_scale() != 2.0**4
+    assert_same(values(ours), values(dense), **EXACT)
+
+
+# What is kept, and for how many.
+
+
+def test_state_is_kept_for_the_logits_ever_chosen_and_no_others():
+    model = adapted(top_k=2)
+    optimizer = SelectedAdamW(model, RATES)
+    seen = ever_chosen(model, optimizer, 60)
+    logits, chosen = method_of(model).logits, method_of(model).chosen.values
+    state = optimizer.state[chosen]
+    pairs = state["pairs"][state["pairs"] < logits.numel()].tolist()
+    assert pairs == seen.flatten().nonzero().flatten().tolist()
+    assert 2 * len(logits) < len(pairs) < 0.9 * logits.numel()
+    assert optimizer.length.most == len(pairs)
+    room = len(state["pairs"])
+    assert len(pairs) <= room <= len(pairs) + len(pairs) // 8 + 1
+    assert sum(state[key].nbytes for key in ("pairs", "exp_avg", "exp_avg_sq")) == 12 * room
+    assert chosen.shape == (len(logits), 2) and logits.grad is None and chosen.grad is None
+    loss_of(model).backward()
+    assert logits.grad is None and chosen.grad.shape == chosen.shape
+    assert vbank.count(model).trainable == method_of(model).bank.numel() + logits.numel()
+
+
+def test_the_list_ends_when_all_are_in_it():
+    (dense, theirs), (ours, mine) = pair(top_k=3, num_vectors=5)
+    train(dense, theirs, 80), train(ours, mine, 80)
+    assert_same(values(ours), values(dense), **EXACT)
+    logits = method_of(ours).logits
+    state = mine.state[method_of(ours).chosen.values]
+    assert state["pairs"].tolist() == list(range(logits.numel()))
+
+
+def test_a_longer_list_than_needed_changes_nothing(monkeypatch):
+    """As on a GPU, whose count comes late: every step makes room for as many pairs as it could bring."""
+    (dense, theirs), (ours, mine) = pair()
+    grow = Length.grow
+    monkeypatch.setattr(Length, "grow", lambda self, new, limit: grow(self, new + 31, limit))
+    train(dense, theirs, 40), train(ours, mine, 40)
+    assert_same(values(ours), values(dense), **EXACT)
+
+
+class Answer:
+    """A count on its way: `there` says whether it has come."""
+
+    def __init__(self) -> None:
+        self.there = False
+
+    def query(self) -> bool:
+        return self.there
+
+
+def test_the_bound_of_the_length_is_never_too_small_and_takes_what_comes_late():
+    length, sent = Length(100), Answer()
+    assert length.grow(10, 1000) == 110
+    length.answer, length.since = (torch.tensor(101), sent), 0  # asked for now: 101 of 110
+    assert length.grow(10, 1000) == 120 and length.grow(10, 1000) == 130
+    sent.there = True
+    assert length.grow(10, 1000) == 101 + 20 + 10
+    assert length.answer is None
+    assert length.grow(10, 135) == 135
+
+
+# Stopped and resumed.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_resumed_in_the_middle_it_goes_on_exactly(dtype, tmp_path):
+    whole = adapted(dtype=dtype)
+    optimizer = SelectedAdamW(whole, RATES, weight_decay=0.1)
+    train(whole, optimizer, 20)
+    vbank.save(whole, tmp_path / "adapter", form="resumable")
+    torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "all.pt")
+    train(whole, optimizer, 30)
+    saved = torch.load(tmp_path / "all.pt", weights_only=True)
+    assert set(saved["model"]) == set(adapted(dtype=dtype).state_dict())  # no name that a plain model does not know
+
+    one = adapted(dtype=dtype)  # values after the optimizer
+    resumed = SelectedAdamW(one, RATES, weight_decay=0.5)
+    resumed.load_state_dict(copy.deepcopy(saved["optimizer"]))  # an optimizer goes on in the tensors it is given
+    one.load_state_dict(saved["model"])
+    two = Blocks()  # and before
+    vbank.load(two, tmp_path / "adapter")
+    again = SelectedAdamW(two, 0.0)
+    again.load_state_dict(saved["optimizer"])
+    two.load_state_dict({k: v for k, v in saved["model"].items() if not k.startswith("vbank.")}, strict=False)
+    for model, opt in ((one, resumed), (two, again)):
+        train(model, opt, 30)
+        assert_same(values(model), values(whole), **EXACT)
+
+
+def test_a_state_of_another_optimizer_or_shape_is_refused_and_nothing_changes():
+    model = adapted()
+    optimizer = SelectedAdamW(model, RATES)
+    train(model, optimizer, 3)
+    before = copy.deepcopy(optimizer.state_dict())
+    (dense, theirs), _ = pair()
+    train(dense, theirs, 1)
+    wide = adapted(num_vectors=80)
+    other = SelectedAdamW(wide, RATES)
+    train(wide, other, 1)
+    for state in (theirs.state_dict(), other.state_dict()):
+        with pytest.raises(ValueError, match="the state is not one of SelectedAdamW for these logits"):
+            optimizer.load_state_dict(state)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for number, part in before["state"].items():
+        assert_same(part, after["state"][number], **EXACT)
+
+
+# While it is in use.
+
+
+def test_saving_merging_and_evaluating_see_the_current_logits(tmp_path):
+    (dense, theirs), (ours, mine) = pair()
+    train(dense, theirs, 15), train(ours, mine, 15)
+    for form in ("compact", "resumable"):
+        vbank.save(ours, tmp_path / form, form=form)
+        vbank.save(dense, tmp_path / f"dense-{form}", form=form)
+        for file in (tmp_path / form).iterdir():
+            assert file.read_bytes() == (tmp_path / f"dense-{form}" / file.name).read_bytes()
+    with torch.no_grad():
+        assert torch.equal(ours(X), dense(X))
+        vbank.merge(ours), vbank.merge(dense)
+        assert torch.equal(ours(X), dense(X))
+        vbank.unmerge(ours), vbank.unmerge(dense)
+        with vbank.enabled(ours, False), vbank.enabled(dense, False):
+            assert torch.equal(ours(X), dense(X))
+    train(dense, theirs, 15), train(ours, mine, 15)
+    assert_same(values(ours), values(dense), **EXACT)
+
+
+def test_another_adapter_may_act_meanwhile_and_detach_leaves_the_base_model():
+    (dense, theirs), (ours, mine) = pair()
+    for model, optimizer in ((dense, theirs), (ours, mine)):
+        train(model, optimizer, 5)
+        vbank.attach(model, vbank.LoRA(2), ["0"], name="other")
+        loss_of(model).backward()
+        optimizer.step()  # nothing to do: the other adapter has the gradients
+        assert not any(p.requires_grad for p in model.vbank["default"].parameters())
+        vbank.detach(model, "other")
+        assert model.vbank.active == "default"
+        train(model, optimizer, 5)
+    assert not method_of(ours).logits.requires_grad and method_of(ours).chosen.values.requires_grad
+    assert_same(values(ours), values(dense), **EXACT)
+    vbank.detach(ours), vbank.detach(dense)
+    assert_same(values(ours), values(dense), **EXACT)
+
+
+def test_logits_written_by_hand_are_chosen_from_and_not_under_waiting_gradients():
+    (dense, theirs), (ours, mine) = pair()
+    fresh = torch.randn_like(method_of(dense).logits)
+    for model, optimizer in ((dense, theirs), (ours, mine)):
+        train(model, optimizer, 3)
+        with torch.no_grad():
+            method_of(model).logits.copy_(fresh)
+        train(model, optimizer, 3)
+    assert_same(values(ours), values(dense), **EXACT)
+    loss_of(ours).backward()
+    with torch.no_grad():
+        method_of(ours).logits.mul_(2)
+    with pytest.raises(ValueError, match="the logits were changed while gradients of the former choice wait"):
+        ours(X)
+    mine.zero_grad()
+    assert ours(X).isfinite().all()
+
+
+def test_a_backward_through_a_former_choice_fails():
+    model = adapted()
+    optimizer = SelectedAdamW(model, RATES)
+    early = loss_of(model)
+    train(model, optimizer, 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        early.backward()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(reentrant):
+    found = []
+    for selected in (False, True):
+        torch.manual_seed(0)
+        model = bert()
+        vbank.attach(model, VBLoRA(2, 30, 8, 2), "all-linear", train=["classifier"])
+        move(model, 0.05).train()
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        groups = vbank.param_groups(model, RATES)
+        optimizer = SelectedAdamW(model, RATES) if selected else torch.optim.AdamW(groups)
+        for _ in range(20):
+            optimizer.zero_grad()
+            model(tokens()).logits.square().mean().backward()
+            optimizer.step()
+        found.append(values(model))
+    assert_same(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_it_sees_every_step_and_every_loaded_value():
+    torch._dynamo.reset()
+    (dense, theirs), (ours, mine) = pair()
+    start = values(ours)
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        train(dense, theirs, 12), train(compiled, mine, 12)
+        assert_same(values(ours), values(dense), rtol=1e-4, atol=1e-5)
+        dense.load_state_dict(start), ours.load_state_dict(start)
+        torch.testing.assert_close(compiled(X), dense(X), **CLOSE)
+    torch._dynamo.reset()
+
+
+def test_autocast():
+    found = []
+    for model, optimizer in pair():
+        for _ in range(20):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = loss_of(model)
+            loss.backward()
+            optimizer.step()
+        found.append(values(model))
+    assert_same(found[1], found[0], **EXACT)
+
+
+def test_moving_to_another_type_and_back():
+    (dense, theirs), (ours, mine) = pair()
+    for model, optimizer in ((dense, theirs), (ours, mine)):
+        train(model, optimizer, 3)
+        method_of(model).to(torch.bfloat16).to(torch.float32)  # ties, which the choice must follow
+        train(model, optimizer, 10)
+    assert_same(values(ours), values(dense), **EXACT)
+    twin = copy.deepcopy(ours)
+    assert torch.equal(twin(X), ours(X)) and method_of(twin).chosen is not method_of(ours).chosen
+
+
+def test_released_logits_train_on_with_another_optimizer():
+    model = adapted()
+    optimizer = SelectedAdamW(model, RATES)
+    train(model, optimizer, 3)
+    with pytest.raises(
+        ValueError, match=r"a SelectedAdamW trains the logits of adapter 'default'; call its release\(\)"
+    ):
+        vbank.param_groups(model, 1e-2)
+    optimizer.release()
+    before = values(model)
+    train(model, torch.optim.AdamW(vbank.param_groups(model, RATES)), 1)
+    moved = (before["vbank.default.method.logits"] != method_of(model).logits).sum(1)
+    assert (moved == 2).all()
+    with pytest.raises(ValueError, match="the logits are no longer trained by this optimizer"):
+        optimizer.step()
+    one = SelectedAdamW(model, RATES)
+    SelectedAdamW(model, RATES)
+    with pytest.raises(ValueError, match="the logits are no longer trained by this optimizer"):
+        one.step()
+
+
+# Refused.
+
+
+@pytest.mark.parametrize("selection", ["select_all", "noisy_top_k", "gumbel_softmax", "straight_through"])
+def test_selections_that_need_every_logit_are_refused(selection):
+    model = Blocks()
+    vbank.attach(model, VBLoRA(2, 9, 8, selection=selection), "all-linear")
+    with pytest.raises(
+        ValueError, match=f"selection '{selection}' gives all logits a gradient.*take torch.optim.AdamW"
+    ):
+        SelectedAdamW(model, 1e-2)
+    assert method_of(model).logits.requires_grad and method_of(model).chosen is None
+
+
+def test_what_it_cannot_train_is_refused():
+    model = Blocks()
+    vbank.attach(model, vbank.LoRA(2), "all-linear")
+    with pytest.raises(ValueError, match="adapter 'default' is LoRA, which has no logits"):
+        SelectedAdamW(model, 1e-2)
+    with pytest.raises(ValueError, match="has no adapter"):
+        SelectedAdamW(Blocks(), 1e-2)
+    ours = adapted()
+    with pytest.raises(ValueError, match="wrapped in DataParallel; make the SelectedAdamW first"):
+        SelectedAdamW(nn.DataParallel(ours), 1e-2)
+    with pytest.raises(ValueError, match="no learning rate for head"):
+        SelectedAdamW(ours, {"bank": 1e-2, "logits": 1e-2})
+    with pytest.raises(ValueError, match=r"betas are \(0.9, 1.0\)"):
+        SelectedAdamW(ours, 1e-2, betas=(0.9, 1.0))
+    assert method_of(ours).logits.requires_grad and method_of(ours).chosen is None
+
+
+# In recipes, and over processes.
+
+
+def test_recipes_build_it_and_refuse_it_under_fsdp(monkeypatch):
+    model = adapted()
+    groups = vbank.param_groups(model, RATES, weight_decay=0.1)
+    with pytest.raises(ValueError, match="give build\\(\\) the model"):
+        optimizers.build("selected_adamw", groups)
+    made = optimizers.build("selected_adamw", groups, model)
+    assert isinstance(made, vbank.SelectedAdamW)
+    kept = ("name", "lr", "weight_decay")
+    assert [[g[key] for key in kept] for g in made.param_groups] == [[g[key] for key in kept] for g in groups]
+    monkeypatch.setitem(os.environ, "ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="'selected_adamw' does not train parameters that FSDP has spread"):
+        optimizers.refuse_impossible("selected_adamw")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_recipe_gives_the_curve_of_adamw_also_when_it_is_killed_and_resumed(tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.TABLE, "backwards", "tiny_task:BACKWARDS")
+    recipe = f"{tiny_task.write_recipe(tmp_path, tiny_task.save_llama(tmp_path / 'llama'))}/vb-lora"
+    decay = "train.weight_decay=0.01"
+    dense = run(load(recipe, [decay]), 0, tmp_path / "dense", announce=silent)
+    ours = load(recipe, [decay, "train.optimizer=selected_adamw"])
+    killed_at("step", 11, ours, tmp_path / "ours", silent)
+    (checkpoint,) = (tmp_path / "ours").glob(".work/*/checkpoint-*")
+    saved = load_file(checkpoint / "trained.safetensors")
+    assert sorted(name.rpartition(".")[2] for name in saved) == ["bank", "logits"]
+    resumed = run(ours, 0, tmp_path / "ours", announce=silent)
+    assert resumed["resumed"] and resumed["recipe"]["train"]["optimizer"] == "selected_adamw"
+    assert len(dense["curve"]) == 2
+    for mine, theirs in zip(resumed["curve"], dense["curve"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    adapters = [next((tmp_path / kind).glob(".work/*/adapter")) for kind in ("dense", "ours")]
+    one, other = (load_file(next(folder.glob("*.safetensors"))) for folder in adapters)
+    assert_same(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_account_holds_what_is_there():
+    config = VBLoRA(4, 2048, 256, 2)
+    plain, spared = (account.memory("llama2-7b", config, optimizer=name) for name in ("adamw", "selected_adamw"))
+    n, bank = 39_040, 2048 * 256
+    assert plain.held["gradients"] == 4 * (bank + 2048 * n) and plain.held["optimizer state"] == 8 * (bank + 2048 * n)
+    assert spared.held["gradients"] == 4 * (bank + 2 * n)
+    assert spared.held["optimizer state"] == 8 * bank + 12 * n * account.EVER_CHOSEN
+    assert spared.held["adapter and head"] == plain.held["adapter and head"]
+    with pytest.raises(ValueError, match="'selected_adamw' trains VB-LoRA"):
+        account.memory("llama2-7b", vbank.LoRA(4), optimizer="selected_adamw")
+
+
+def process(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model = adapted()
+    if rank:
+        move(model, std=0.5, seed=9)  # to be overwritten by the first process's
+    optimizer = SelectedAdamW(model, RATES)
+    wrapped = DistributedDataParallel(model)
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss_of(wrapped, slice(4 * rank, 4 * rank + 4)).backward()
+        optimizer.step()
+    torch.save(values(model), Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(process, (port, str(tmp_path)), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert_same(found[0], found[1], **EXACT)
+    (dense, theirs), _ = pair()
+    train(dense, theirs, 30)
+    assert_same(found[0], values(dense), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_no_step_waits():
+    (dense, theirs), (ours, mine) = pair()
+    dense.cuda(), ours.cuda()
+    x, y = X.cuda(), Y.cuda()
+    for model, optimizer in ((dense, theirs), (ours, mine)):
+        for step in range(40):
+            torch.cuda.set_sync_debug_mode("error" if step > 2 and optimizer is mine else "default")
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+        torch.cuda.set_sync_debug_mode("default")
+    assert_same(values(ours), values(dense), rtol=1e-4, atol=1e-5)
+
+
+def test_a_changed_top_k_is_refused():
+    model = adapted(top_k=2)
+    SelectedAdamW(model, RATES)
+    method = method_of(model)
+    method.config = dataclasses.replace(method.config, top_k=3)
+    with pytest.raises(ValueError, match="top_k is 3, but 2 logits of each sub-vector are trained"):
+        model(X)
