@@ -136,7 +136,7 @@ def now(device: torch.device) -> tuple[float, float]:
 
 
 def peak(one: Contestant, batch: dict[str, Tensor], precision: torch.dtype | None) -> int:
-    """The most bytes that a step's own tensors hold at one time: activations, gradients, temporary values."""
+    """The most bytes that a first step's tensors hold at one time: activations, gradients, AdamW's state."""
     if batch["input_ids"].device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -151,10 +151,9 @@ def peak(one: Contestant, batch: dict[str, Tensor], precision: torch.dtype | Non
 def measure(
     runners: list[Contestant], batch: dict[str, Tensor], precision: torch.dtype | None, rounds: int, draw: random.Random
 ) -> None:
-    """A first step each, a second for its memory, then `rounds` rounds of one step each, in random order."""
+    """A first step each, for its memory, then `rounds` rounds of one step each, in random order."""
     device = batch["input_ids"].device
     for one in runners:
-        one.step(batch, precision)
         one.memory = peak(one, batch, precision)
     for _ in range(rounds):
         for one in draw.sample(runners, len(runners)):
@@ -243,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--only", nargs="+", metavar="NAME", help='contestants, such as "vbank lora" "peft lora"')
     parser.add_argument(
-        "--rounds", type=int, help="steps of each contestant (default: 7 to 200, by the tokens of a step)"
+        "--rounds", type=int, help="steps of each contestant (default: 3 to 60, by the tokens of a step)"
     )
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1, whose time is its own)")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
@@ -260,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for targets in given.targets:
         for batch, length in settings:
-            count = given.rounds or max(7, min(200, 10_000 // (batch * length)))
+            count = given.rounds or max(3, min(60, 4000 // (batch * length)))
             runners = list(contestants(base, targets, 32 if given.tiny else LENGTH, given.only))
             draw = random.Random(0)
             inputs = tokens(base, batch, length, device)

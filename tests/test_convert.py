@@ -220,6 +220,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(saved, arguments, said, monkeypat
     assert not (saved / "out").exists()
 
 
+def test_help_shows_an_example(capsys):
+    code, out, _ = convert(capsys, "--help")
+    assert code == 0 and "vbank convert adapter/ lora/ --to lora" in out.partition("Example:")[2]
+
+
 def test_two_adapters_in_one_folder_are_refused(saved, bert, capsys):
     vbank.to_peft(ours(bert, vbank.LoRA(2)), saved / "v")
     code, _, err = convert(capsys, saved / "v", saved / "out", "--to", "lora")
@@ -241,6 +246,6 @@ def test_a_full_disk_is_one_line_too(saved, monkeypatch, capsys):
     def full(path, blob):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_replace", full)
+    monkeypatch.setattr(checkpoint, "write_file", full)
     code, _, err = convert(capsys, saved / "v", saved / "out", "--to", "vbank")
     assert code == 2 and err.count("\n") == 1 and "No space left on device: the adapter is not saved" in err

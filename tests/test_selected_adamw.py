@@ -441,6 +441,18 @@ def test_what_it_cannot_train_is_refused():
     assert method_of(ours).logits.requires_grad and method_of(ours).chosen is None
 
 
+class DTensor(Tensor):
+    """Stands in for torch's class of that name, which needs a process group."""
+
+
+def test_parameters_that_fsdp_spreads_later_are_refused_in_the_step():
+    model = adapted()
+    optimizer = SelectedAdamW(model, RATES)
+    optimizer.param_groups[1]["params"] = [torch.zeros(3).as_subclass(DTensor)]
+    with pytest.raises(ValueError, match="does not train parameters that FSDP has spread; take torch.optim.AdamW"):
+        optimizer.step()
+
+
 # In recipes, and over processes.
 
 

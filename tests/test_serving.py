@@ -1,6 +1,7 @@
 """Many adapters on one model: every row of a batch is answered as its own adapter would answer alone."""
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from hypothesis import given, settings
@@ -200,8 +201,6 @@ def test_heads_of_the_rows(tmp_path):
 
 
 def payload(path):
-    import safetensors.torch
-
     (file,) = path.glob("*.safetensors")
     return safetensors.torch.load_file(file)
 
@@ -256,8 +255,8 @@ def test_generation_by_an_encoder_and_a_decoder(tmp_path):
     )
     model, x = transformers.T5ForConditionalGeneration(config).eval(), tokens(3)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    paths = {name: write(model, EVERY[name], tmp_path / name, ["q", "v"], seed=i) for i, name in enumerate(EVERY)}
+        nn.init.normal_(parameter, std=0.5)
+    paths = {name: write(model, EVERY[name], tmp_path / name, ["q", "v", "wo"], seed=i) for i, name in enumerate(EVERY)}
     names, settings = ["lora", None, "vb-lora"], {"num_beams": 4, "max_new_tokens": 6, "min_new_tokens": 6}
     each = {}
     for name in names:

@@ -88,7 +88,7 @@ def save(
         )
     dtype = stored = dtypes.pop()
     tensors = dict(method.compact_tensors() if form == "compact" else method.tensors())
-    if isinstance(method, VeRAMethod) and (frozen or not _drawn_here(method, DTYPES[dtype])):
+    if isinstance(method, VeRAMethod) and (frozen or not drawn_here(method, DTYPES[dtype])):
         tensors |= {FROZEN + key: value for key, value in method.frozen_tensors().items()}
     acting = home.active == adapter.name and home.on
     heads = adapter.head(model) if acting else home.idle_heads[adapter.name]
@@ -120,9 +120,9 @@ def save(
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _one_writer(folder):
-            _replace(folder / str(description["tensors"]), blob)
-            _replace(folder / DESCRIPTION, text.encode())
+        with one_writer(folder):
+            write_file(folder / str(description["tensors"]), blob)
+            write_file(folder / DESCRIPTION, text.encode())
             _clean(folder, str(description["tensors"]))
     except OSError as error:
         raise OSError(
@@ -158,13 +158,13 @@ def _clean(folder: Path, keep: str) -> None:
                 old.unlink()
 
 
-def _drawn_here(method: VeRAMethod, dtype: torch.dtype) -> bool:
+def drawn_here(method: VeRAMethod, dtype: torch.dtype) -> bool:
     """Whether a load on this machine would draw the same frozen pair."""
     return method.config.build(method.sites, dtype=dtype).checksum() == method.checksum()
 
 
 @contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
+def one_writer(folder: Path) -> Iterator[None]:
     """Keep other savers out of the folder, where the system has file locks; a killed process gives its lock back."""
     if os.name != "posix":
         yield
@@ -180,7 +180,7 @@ def _one_writer(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write aside, flush to the disk, then rename, so that `path` is never half-written."""
     aside = path.with_name(ASIDE + secrets.token_hex(8))
     try:
@@ -223,7 +223,17 @@ def load(model: nn.Module, path: str | os.PathLike[str], name: str = "default", 
     """
     stored = read(Path(path))
     check_room(model, name)
-    parts, trained = _find_places(model, stored)
+    return place(model, stored, name, trainable)
+
+
+def place(model: nn.Module, stored: Stored, name: str, trainable: bool) -> Adapter:
+    """Attach an adapter that was read from files to a model that `check_room` let pass; `load` says how.
+
+    Raises:
+        CheckpointError: the file's record is not what this machine makes of it.
+        ValueError: the model has other layers or shapes. The model is then as it was.
+    """
+    parts, trained = find_places(model, stored)
     chosen_alone = isinstance(stored.config, VBLoRA) and stored.form == "compact"  # the file holds no logits
     device = "meta" if chosen_alone and not trainable else "cpu"  # logits that nobody trains take no memory
     try:
@@ -243,7 +253,7 @@ def load(model: nn.Module, path: str | os.PathLike[str], name: str = "default", 
     return install(model, adapter, stored.head)
 
 
-def _find_places(model: nn.Module, stored: Stored) -> tuple[list[Part], list[str]]:
+def find_places(model: nn.Module, stored: Stored) -> tuple[list[Part], list[str]]:
     """The model's parts that the file's sites stand for, and the names of its head in the model's order.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command line: vbank count | audit | run | results."""
+"""The command line: vbank count | audit | run | results | convert."""
 
 from __future__ import annotations
 

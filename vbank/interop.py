@@ -18,16 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from vbank.adapters import HOME, Adapter, adapter_of
-from vbank.attachment import check_room, device_of, install
-from vbank.checkpoint import ASIDE, _find_places, _one_writer, _replace
+from vbank.attachment import check_room
+from vbank.checkpoint import ASIDE, one_writer, place, write_file
 from vbank.hollow import AdaptedLayers
 from vbank.layers import features, is_conv1d
 from vbank.methods import Method
-from vbank.methods.vb_lora import VBLoRAMethod
-from vbank.methods.vera import VeRAMethod
 from vbank.peft_files import CONFIG_FILE, PREFIX, TENSOR_FILE, Folder, read
 from vbank.peft_formats import own_format, understand
-from vbank.stored import Stored
 from vbank.targets import Part, matching, modules_of, part_of
 
 VLLM_LARGEST_RANK = 512  # vllm.config.lora.MaxLoRARanks, versions 0.11.1 to 0.22
@@ -143,23 +140,8 @@ def from_peft(
     stored = understand(found, lambda layer: _size(model, layer), every)
     layers = [site.name for site in stored.sites]
     targets = target_modules(model, layers) if set(layers) <= set(every) else layers
-    train = [n for n in every if n.endswith(tuple(found.modules_to_save))] if found.head else []
-    return _place(model, replace(stored, targets=targets, train=train), name, trainable)
-
-
-def _place(model: nn.Module, stored: Stored, name: str, trainable: bool) -> Adapter:
-    parts, trained = _find_places(model, stored)
-    with torch.random.fork_rng(devices=[]):  # loading leaves the caller's random numbers alone
-        method = stored.config.build(stored.sites, dtype=stored.dtype)
-    if isinstance(method, VeRAMethod) and stored.frozen:
-        method.read_frozen(stored.frozen)
-    if isinstance(method, VBLoRAMethod) and stored.form == "compact" and trainable:
-        method.read(method.reopened(stored.tensors), "resumable")
-    else:
-        method.read(stored.tensors, stored.form)
-    method.to(device_of(model, parts))
-    adapter = Adapter(name, stored.config, method, parts, stored.targets, stored.train, trained)
-    return install(model, adapter, stored.head)
+    train = [n for n in every if n.endswith(tuple(found.modules_to_save))]
+    return place(model, replace(stored, targets=targets, train=train), name, trainable)
 
 
 def _size(model: nn.Module, layer: str) -> tuple[int, int] | None:
@@ -285,9 +267,9 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     aside = folder / (ASIDE + secrets.token_hex(8))
     try:
         aside.mkdir(parents=True)
-        with _one_writer(folder):
+        with one_writer(folder):
             for name, content in files.items():
-                _replace(aside / name, content)
+                write_file(aside / name, content)
             (folder / last).unlink(missing_ok=True)
             for name in files:
                 os.replace(aside / name, folder / name)

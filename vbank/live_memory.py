@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class LivePeak(TorchDispatchMode):
         self.now = self.peak = 0
         self.known: set[int] = set()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = held(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         out = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):

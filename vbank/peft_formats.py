@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from vbank.adapters import Adapter
-from vbank.checkpoint import _drawn_here
+from vbank.checkpoint import drawn_here
 from vbank.methods import Config, LoRA, Method, Site, VBLoRA, VeRA
 from vbank.methods.vb_lora import VBLoRAMethod
 from vbank.methods.vera import VeRAMethod, largest
 from vbank.peft_files import BANK, CONFIG_FILE, PAIR, PREFIX, TENSOR_FILE, Folder, some
-from vbank.stored import CheckpointError, Stored, _check_choice
+from vbank.stored import CheckpointError, Stored, check_choice
 
 VERA_SETTINGS = {"d_init": "d_initial", "seed": "projection_prng_key", "dropout": "vera_dropout"}
 
@@ -207,7 +207,7 @@ def _shares(found: Folder, config: VBLoRA, indices: Tensor, weights: Tensor) -> 
         raise CheckpointError(f"{found.path}: the weights of a sub-vector are no shares of one; the file is damaged")
     weights, order = torch.cat([weights, (1.0 - total).clamp(min=0.0)], dim=-1).sort(dim=-1, descending=True)
     indices, rest = indices.gather(-1, order), weights[:, 1:].to(found.dtype)
-    _check_choice(config, indices, rest, found.path)
+    check_choice(config, indices, rest, found.path)
     return {"indices": indices.to(config.index_dtype), "weights": rest.contiguous()}
 
 
@@ -237,7 +237,7 @@ def own_format(adapter: Adapter, compact: bool) -> tuple[dict[str, Any], dict[st
             (A, B), (d, b) = method.pair(site.name), method.scales(site.name)
             tensors[f"{PREFIX}{layer}.vera_lambda_d"] = torch.ones_like(A[:, 0]) if d is None else d
             tensors[f"{PREFIX}{layer}.vera_lambda_b"] = torch.ones_like(B[:, 0]) if b is None else b
-        seeded = compact and method.config.init == "kaiming_uniform" and _drawn_here(method, torch.float32)
+        seeded = compact and method.config.init == "kaiming_uniform" and drawn_here(method, torch.float32)
         if not seeded:
             tensors |= dict(zip(PAIR, method.frozen_tensors().values(), strict=True))  # A0, B0
         own = {theirs: getattr(config, ours) for ours, theirs in VERA_SETTINGS.items()}

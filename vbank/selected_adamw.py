@@ -8,12 +8,11 @@ chosen and no longer is keeps its moments and goes on moving, here as there. So 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from vbank.adapters import WRAPPERS, adapter_of
@@ -90,8 +89,7 @@ class SelectedAdamW(torch.optim.Optimizer):
                 loss = closure()
         if self.method.chosen is not self.chosen:
             raise ValueError("the logits are no longer trained by this optimizer; go on with the one made last")
-        if any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"]):
-            raise ValueError("SelectedAdamW does not train parameters that FSDP has spread; take torch.optim.AdamW")
+        refuse_spread(p for group in self.param_groups for p in group["params"])
         for group in self.param_groups:
             own = [p for p in group["params"] if p.grad is not None and p is not self.chosen.values]
             states = [self._state(p) for p in own]
@@ -245,5 +243,14 @@ def refuse(model: nn.Module, name: str, method: Method) -> None:
         kind = type(module).__name__
         if kind in WRAPPERS and kind != "OptimizedModule":
             raise ValueError(f"the model is wrapped in {kind}; make the SelectedAdamW first, then wrap the model")
-    if isinstance(method.logits, DTensor):
+    refuse_spread(method.parameters())
+
+
+def refuse_spread(parameters: Iterable[Tensor]) -> None:
+    """Refuse parameters that FSDP2 has spread over processes; by name, for importing their class costs a second.
+
+    Raises:
+        ValueError: one is.
+    """
+    if any(cls.__name__ == "DTensor" for parameter in parameters for cls in type(parameter).__mro__):
         raise ValueError("SelectedAdamW does not train parameters that FSDP has spread; take torch.optim.AdamW")

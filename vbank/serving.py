@@ -307,7 +307,7 @@ def _refuse_adapters(model: nn.Module) -> None:
 
 def _main_input(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str | None, Tensor | None]:
     """The input whose first dimension is the batch, and its keyword: transformers' main input, or the first tensor."""
-    names = [getattr(model, "main_input_name", None), "input_ids", "inputs_embeds", *kwargs]
+    names = [getattr(model, "main_input_name", None), "input_ids", "inputs_embeds", "decoder_input_ids", *kwargs]
     found = [(None, value) for value in args[:1]] + [(name, kwargs[name]) for name in names if name in kwargs]
     tensors = [(name, value) for name, value in found if isinstance(value, Tensor) and value.dim()]
     return tensors[0] if tensors else (None, None)

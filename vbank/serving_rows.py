@@ -107,8 +107,8 @@ class Batch:
         return " or ".join(map(str, sorted(self.rows)))
 
     def layers(self) -> set[str]:
-        """All layers that an adapter of the batch acts on."""
-        return {layer for adapter in self.terms for layer in adapter.kind.layers}
+        """All layers and heads that an adapter of the batch acts on."""
+        return {layer for adapter in self.terms for layer in (*adapter.kind.layers, *adapter.kind.heads)}
 
     def adapt(self, layer: str, x: Tensor, output: Tensor) -> Tensor:
         """The output of a layer with each row's update added.
@@ -144,7 +144,7 @@ class Batch:
                 " adapters; its first dimension must be the rows. A layer with another layout, such as all rows' tokens"
                 " in one dimension, can serve batches of one adapter"
             )
-        if n in x.shape[1:-1] and n > 1 and layer not in self.owner.checked:
+        if n in _positions(x) and n > 1 and layer not in self.owner.checked:
             raise ValueError(
                 f"{layer} has an input of shape {tuple(x.shape)}, whose first two dimensions may be rows and positions"
                 " or the reverse; answer a batch first that has fewer rows than positions"
@@ -170,12 +170,14 @@ class Batch:
         Raises:
             ValueError: an input or output cannot be split into the rows of the batch.
         """
-        sizes = {a.shape[0] for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dim()} & set(self.rows)
-        n = max(sizes, default=min(self.rows))
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
+        n = next((value.shape[0] for value in tensors if value.shape[0] in self.rows), min(self.rows))
         by_adapter: dict[Held, list[int]] = {}
         for number, adapter in enumerate(self.rows[n]):
             if adapter is not None and name in adapter.kind.heads:
                 by_adapter.setdefault(adapter, []).append(number)
+        if by_adapter and not self.uniform and tensors:
+            self._check(name, tensors[0])
         for adapter, numbers in by_adapter.items():
             if (adapter, name) not in self._heads:
                 self._heads[adapter, name] = with_values(module, adapter.head_values(name))
@@ -189,6 +191,11 @@ class Batch:
             own = head(*taken, **{key: _take(name, value, rows, n) for key, value in kwargs.items()})
             output = output.index_copy(0, rows, own.to(output.dtype))
         return output
+
+
+def _positions(x: Tensor) -> tuple[int, ...]:
+    """The dimensions of an input that are neither its first nor features; tokens are no features."""
+    return tuple(x.shape[1:-1] if x.is_floating_point() else x.shape[1:])
 
 
 def _take(name: str, value: Any, rows: Tensor, n: int) -> Any:
@@ -229,9 +236,10 @@ class Probe:
         self.owner, self.number, self.outer = owner, rows, outer
 
     def adapt(self, layer: str, x: Tensor, output: Tensor) -> Tensor:
-        if x.shape[0] == self.number and self.number not in x.shape[1:-1]:
+        if x.shape[0] == self.number and self.number not in _positions(x):
             self.owner.checked.add(layer)
         return output
 
     def head(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        return output
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
+        return self.adapt(name, tensors[0], output) if tensors else output

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vbank import stored
 from vbank.attachment import device_of
-from vbank.checkpoint import _find_places
+from vbank.checkpoint import find_places
 from vbank.methods import Method, VBLoRA
 from vbank.methods.vera import VeRAMethod
 from vbank.targets import Part, matching, modules_of
@@ -212,7 +212,7 @@ class Reader:
         key = (file.config, file.sites, file.dtype, tuple(file.train), tuple(file.head), record)
         kind, own = self._kinds.get(key), file.tensors
         if kind is None or file.head:
-            parts, trained = _find_places(self.model, file)
+            parts, trained = find_places(self.model, file)
         if kind is None or file.frozen or set(own) != set(kind.keys):  # frozen: to be checked; keys: logits
             with self._building:
                 method = _method(file)
@@ -247,6 +247,8 @@ def _method(file: stored.Stored) -> Method:
         raise stored.CheckpointError(f"{file.folder}: {error}") from error
     stored.check_record(file, method)
     method.read(file.tensors, file.form)
+    if file.form != "compact":  # VB-LoRA's logits become the choice that they make
+        method.read(method.compact_tensors(), "compact")
     return method.eval()
 
 

@@ -220,10 +220,10 @@ def _check_values(
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{folder}: {key} holds values that are not finite; save the adapter again")
     if isinstance(config, VBLoRA) and form == "compact":
-        _check_choice(config, tensors["indices"].long(), tensors["weights"], folder)
+        check_choice(config, tensors["indices"].long(), tensors["weights"], folder)
 
 
-def _check_choice(config: VBLoRA, indices: Tensor, weights: Tensor, folder: Path) -> None:
+def check_choice(config: VBLoRA, indices: Tensor, weights: Tensor, folder: Path) -> None:
     """Refuse a choice that no selection makes. indices: (N, k); weights: (N, k - 1)."""
     largest_index = int(indices.max())
     if largest_index >= config.num_vectors:

@@ -1,10 +1,12 @@
 """One composition a pass: that it is shared, and that a stale one is never used."""
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import vbank
@@ -196,3 +198,29 @@ def test_shapes_pass_through_on_the_meta_device():
     method = CONFIG.build(SITES, device="meta")
     A, B = method.factors("last")
     assert A.is_meta and A.shape == (2, 4) and B.shape == (6, 2)
+
+
+class Sizes(TorchDispatchMode):
+    """Element counts of all results."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.found += [t.numel() for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t)]
+        return out
+
+
+def test_the_backward_writes_the_gradient_of_all_sub_vectors_once_and_not_once_a_site():
+    """Slices would give each site a gradient as large as all sub-vectors, mostly zeros."""
+    method = dataclasses.replace(CONFIG, top_k=3).build(SITES)
+    method.begin_pass()
+    loss = sum(method.update(torch.ones(1, s.in_features), s.name, torch.ones(1, s.out_features)).sum() for s in SITES)
+    method.end_pass()
+    with Sizes() as sizes:
+        loss.backward()
+    whole = N * CONFIG.vector_length
+    assert whole not in (p.numel() for p in method.parameters())
+    assert sizes.found.count(whole) == 1

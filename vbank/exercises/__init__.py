@@ -15,6 +15,7 @@ from vbank.exercises import (
     cost,
     counting,
     e2e,
+    fast,
     finetune,
     glue,
     images,
@@ -24,7 +25,9 @@ from vbank.exercises import (
     mathematics,
     more_than_one_gpu,
     prolora,
+    save_merge_convert,
     shootout,
+    thousand_adapters,
     tied_lora,
     vb_lora_divide,
     vb_lora_share,
@@ -51,6 +54,9 @@ EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {
     **e2e.EXERCISES,
     **images.EXERCISES,
     **more_than_one_gpu.EXERCISES,
+    **save_merge_convert.EXERCISES,
+    **fast.EXERCISES,
+    **thousand_adapters.EXERCISES,
 }
 
 
