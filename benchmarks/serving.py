@@ -41,7 +41,7 @@ METHODS: dict[str, vbank.Config] = {
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 99}
 TINY_METHODS = {"vb-lora": {"vector_length": 16}, "vera": {"rank": 16}}
 DISTINCT = 32  # folders on disk, and the most adapters in one batch
-STD = 0.02
+STD = 0.02  # of the drawn numbers at width 768; larger on smaller layers, so that every adapter shows
 PARTS = ("memory", "time", "peft")
 SHAPE = re.compile(r"[1-9]\d*x[1-9]\d*")
 
@@ -65,7 +65,7 @@ def write_adapters(model: nn.Module, config: vbank.Config, folder: Path, number:
     for i in range(number):
         adapter = vbank.attach(model, config, targets="qv")
         for parameter in adapter.parameters():
-            nn.init.normal_(parameter, std=STD)
+            nn.init.normal_(parameter, std=STD * 768 / model.config.hidden_size)
         vbank.save(model, folder / f"{config.method}-{i}")
         vbank.detach(model)
         paths.append(folder / f"{config.method}-{i}")

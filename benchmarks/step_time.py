@@ -185,6 +185,21 @@ def compare(runners: list[Contestant], clock: str) -> dict[str, dict[str, float]
     return found
 
 
+def summary(runners: list[Contestant], clock: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the report: medians of each contestant and the ratios, printed as well."""
+    row["steps"] = {
+        one.name: {"wall": statistics.median(one.wall), "cpu": statistics.median(one.cpu), "peak_bytes": one.memory}
+        for one in runners
+    }
+    row["ratios"] = compare(runners, clock)
+    print(
+        f"{row['targets']} {row['batch']}x{row['length']}, {row['rounds']} rounds, seconds of a step by {clock} clock:"
+    )
+    for one in runners:
+        print(f"  {one.name:16} {row['steps'][one.name][clock]:9.4f}  {one.memory / 2**20:9.1f} MiB", flush=True)
+    return row
+
+
 def model_of(shape: str, tiny: bool, device: torch.device) -> nn.Module:
     """The shape with random weights on the device: a classifier in float32, or Llama as a language model in NF4."""
     if shape.startswith("llama"):
@@ -256,41 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clock = "cpu" if device.type == "cpu" and given.threads == 1 else "wall"
     base = model_of(given.shape, given.tiny, device)
-    rows = []
-    for targets in given.targets:
-        for batch, length in settings:
-            count = given.rounds or max(3, min(60, 4000 // (batch * length)))
-            runners = list(contestants(base, targets, 32 if given.tiny else LENGTH, given.only))
-            draw = random.Random(0)
-            inputs = tokens(base, batch, length, device)
-            measure(runners, inputs, torch.bfloat16 if given.bf16 else None, count, draw)
-            row: dict[str, Any] = {"targets": targets, "batch": batch, "length": length, "rounds": count}
-            row["steps"] = {
-                one.name: {
-                    "wall": statistics.median(one.wall),
-                    "cpu": statistics.median(one.cpu),
-                    "peak_bytes": one.memory,
-                }
-                for one in runners
-            }
-            row["ratios"] = compare(runners, clock)
-            rows.append(row)
-            print(f"{targets} {batch}x{length}, {count} rounds, seconds of a step by {clock} clock:")
-            for one in runners:
-                print(f"  {one.name:16} {row['steps'][one.name][clock]:9.4f}  {one.memory / 2**20:9.1f} MiB")
-            sys.stdout.flush()
-            if given.profile:
-                profile(runners, inputs, given.profile, f"{targets}-{batch}x{length}")
-            del runners
-            gc.collect()
-    print(
-        "\nratios of time:                     "
-        + "  ".join(f"{r['targets'][:3]}{r['batch']}x{r['length']}" for r in rows)
-    )
-    for above, below in RATIOS:
-        pair = f"{above} / {below}"
-        if any(pair in row["ratios"] for row in rows):
-            print(line(pair, rows))
+    rows: list[dict[str, Any]] = []
     report = {
         "machine": ledger.machine(),
         "versions": ledger.versions() | {"peft": version("peft")},
@@ -301,7 +282,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rows": rows,
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for batch, length in settings:
+        for targets in given.targets:
+            count = given.rounds or max(3, min(60, 4000 // (batch * length)))
+            runners = list(contestants(base, targets, 32 if given.tiny else LENGTH, given.only))
+            inputs = tokens(base, batch, length, device)
+            measure(runners, inputs, torch.bfloat16 if given.bf16 else None, count, random.Random(0))
+            rows.append(
+                summary(runners, clock, {"targets": targets, "batch": batch, "length": length, "rounds": count})
+            )
+            given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")  # a stopped run keeps its rows
+            if given.profile:
+                profile(runners, inputs, given.profile, f"{targets}-{batch}x{length}")
+            del runners
+            gc.collect()
+    print(f"\n{'ratios of time':32}  " + "  ".join(f"{r['targets'][:3]}{r['batch']}x{r['length']}" for r in rows))
+    for above, below in RATIOS:
+        pair = f"{above} / {below}"
+        if any(pair in row["ratios"] for row in rows):
+            print(line(pair, rows))
     print(f"written to {given.out}")
     return 0
 

@@ -76,8 +76,14 @@ def stack(part: Part, members: Sequence[tuple[int, Held, Term]], n: int, like: T
         b = None if first.b is None else torch.stack([t.b for t in terms if t.b is not None])[:, None].to(like)
         return Group(*place, first.A.to(like), first.B.to(like).mT, d, b)
     if len(terms) == 1:
-        return Group(*place, first.A.to(like), first.scaled().to(like))
-    A, B = torch.stack([term.A for term in terms]), torch.stack([term.scaled() for term in terms])
+        return Group(*place, first.A.to(like), (first.B * first.scale).to(like).mT)
+    A = torch.stack([term.A for term in terms])
+    if first.B.is_contiguous():  # copied as it lies: by columns it takes several times as long
+        B = torch.stack([term.B for term in terms]).mT
+    else:
+        B = torch.stack([term.B.mT for term in terms])
+    if any(term.scale != 1.0 for term in terms):
+        B *= torch.tensor([term.scale for term in terms], dtype=B.dtype, device=B.device)[:, None, None]
     return Group(*place, A.to(like), B.to(like))
 
 

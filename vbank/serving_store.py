@@ -42,10 +42,6 @@ class Term:
     b: Tensor | None = None
     shared: bool = False
 
-    def scaled(self) -> Tensor:
-        """s * B as (rank, out)."""
-        return self.B.mT if self.scale == 1.0 else self.B.mT * self.scale
-
 
 Terms = dict[str, Term]  # by the site's name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from matplotlib.patches import Rectangle
 from vbank.figures.palette import FROZEN, METHOD_COLOURS, new_canvas, new_figure, tint
 
 VB_LORA = METHOD_COLOURS["VB-LoRA"]
-COLOURS = {
+COLOURS: dict[str, Any] = {
     "header": "#5f5f5f",
     "bank": tint(VB_LORA, 0.55),
     "indices": METHOD_COLOURS["LoRA"],
@@ -55,12 +56,17 @@ def byte_map(parts: Mapping[str, int], entry: Sequence[tuple[str, str, int]]) ->
         for byte in range(size):
             axis.add_patch(Rectangle((x + 1.9 * byte, y + 1.3), 1.9, 1.3, fc=COLOURS[name], ec="white", lw=1.5))
         middle = x + 0.95 * size
-        axis.text(middle, y + 1.95, value, fontsize=11, color="white", va="center", ha="center", weight="bold")
+        looks: dict[str, Any] = {
+            "color": "white",
+            "weight": "bold",
+            "bbox": {"fc": COLOURS[name], "ec": "none", "pad": 1},
+        }
+        axis.text(middle, y + 1.95, value, fontsize=11, va="center", ha="center", **looks)
         x += 1.9 * size + 0.5
     return figure
 
 
-def _stretch(axis: Axes, start: int, end: int, colour: object) -> None:
+def _stretch(axis: Axes, start: int, end: int, colour: Any) -> None:
     """Bytes start..end of the map, over as many rows as they take."""
     while start < end:
         row, column = divmod(start, ROW)

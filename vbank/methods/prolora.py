@@ -118,8 +118,10 @@ class PRoLoRAMethod(Method):
         super().__init__(config, sites)
         u, shared = config.unshared_rank, config.shared_rank
         kind = {"dtype": dtype, "device": device}
+        meta = torch.empty(0, device=device).is_meta  # shapes alone, of any rank
         for side, share in (("order_a", config.share_a), ("order_b", config.share_b)):
-            order = order_of(shared, share, config.rotate) if shared else torch.empty(0, dtype=torch.long)
+            order = torch.empty(shared * share, dtype=torch.long, device="meta" if meta else None)
+            order = order_of(shared, share, config.rotate) if shared and not meta else order
             self.register_buffer(side, order.to(device), persistent=False)
         self.A_unshared, self.B_unshared = nn.ParameterList(), nn.ParameterList()
         self.A_chunk, self.B_chunk = nn.ParameterList(), nn.ParameterList()
