@@ -426,9 +426,9 @@ def test_a_huge_rank_allocates_nothing(method, rank, saved):
     path = saved(method)
     config = json.loads((path / "adapter.json").read_text())["config"]
     forge(path, config=config | {"rank": rank})
-    start = time.perf_counter()
+    start = time.process_time()
     refused(path, "need torch|overflow|too large|out of range|exceed|size|int", vbank.CheckpointError)
-    assert time.perf_counter() - start < 10.0
+    assert time.process_time() - start < 10.0
 
 
 def test_huge_sites_allocate_nothing(saved):
