@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
@@ -76,6 +74,6 @@ def _factors(axis: Axes, x: float, y: float, user: str, width: float = 3.8) -> N
         axis.add_patch(Rectangle((left, top), wide, high, fc=colour, ec="#888888", lw=0.6))
 
 
-def _arrow(axis: Axes, start: Sequence[float], end: Sequence[float]) -> None:
-    arrow = FancyArrowPatch(tuple(start), tuple(end), arrowstyle="-|>", mutation_scale=13, color="#404040", lw=1.4)
+def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color="#404040", lw=1.4)
     axis.add_patch(arrow)
