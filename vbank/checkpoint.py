@@ -234,10 +234,25 @@ def place(model: nn.Module, stored: Stored, name: str, trainable: bool) -> Adapt
         ValueError: the model has other layers or shapes. The model is then as it was.
     """
     parts, trained = find_places(model, stored)
+    method = method_of(stored, trainable).to(device_of(model, parts))
+    adapter = Adapter(name, stored.config, method, parts, stored.targets, stored.train, trained)
+    return install(model, adapter, stored.head)
+
+
+def method_of(stored: Stored, trainable: bool = False) -> Method:
+    """The method with the values of a file, on the CPU.
+
+    Args:
+        stored: what was read.
+        trainable: give a VB-LoRA method from the compact form logits, as `load` does.
+
+    Raises:
+        CheckpointError: the file's record is not what this machine makes of it.
+    """
     chosen_alone = isinstance(stored.config, VBLoRA) and stored.form == "compact"  # the file holds no logits
     device = "meta" if chosen_alone and not trainable else "cpu"  # logits that nobody trains take no memory
     try:
-        with torch.random.fork_rng(devices=[]):  # loading leaves the caller's random numbers alone
+        with torch.random.fork_rng(devices=[]):  # reading leaves the caller's random numbers alone
             method = stored.config.build(stored.sites, dtype=stored.dtype, device=device)
         if stored.frozen and isinstance(method, VeRAMethod):
             method.read_frozen(stored.frozen)
@@ -248,9 +263,7 @@ def place(model: nn.Module, stored: Stored, name: str, trainable: bool) -> Adapt
         method.read(method.reopened(stored.tensors), "resumable")
     else:
         method.read(stored.tensors, stored.form)
-    method.to(device_of(model, parts))
-    adapter = Adapter(name, stored.config, method, parts, stored.targets, stored.train, trained)
-    return install(model, adapter, stored.head)
+    return method
 
 
 def find_places(model: nn.Module, stored: Stored) -> tuple[list[Part], list[str]]:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from vbank import stored
 from vbank.attachment import device_of
-from vbank.checkpoint import find_places
-from vbank.methods import Method, VBLoRA
+from vbank.checkpoint import find_places, method_of
+from vbank.methods import Method
 from vbank.methods.vera import VeRAMethod
 from vbank.targets import Part, matching, modules_of
 
@@ -233,16 +233,7 @@ class Reader:
 
 def _method(file: stored.Stored) -> Method:
     """The method with the values of a file, as inference needs it."""
-    compact = isinstance(file.config, VBLoRA) and file.form == "compact"
-    try:
-        with torch.random.fork_rng(devices=[]):  # reading leaves the caller's random numbers alone
-            method = file.config.build(file.sites, dtype=file.dtype, device="meta" if compact else "cpu")
-        if file.frozen and isinstance(method, VeRAMethod):
-            method.read_frozen(file.frozen)
-    except RuntimeError as error:  # a rank that no tensor of the file shows, such as VeRA's with b alone
-        raise stored.CheckpointError(f"{file.folder}: {error}") from error
-    stored.check_record(file, method)
-    method.read(file.tensors, file.form)
+    method = method_of(file)
     if file.form != "compact":  # VB-LoRA's logits become the choice that they make
         method.read(method.compact_tensors(), "compact")
     return method.eval()
