@@ -42,6 +42,7 @@ TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 TINY_METHODS = {"vb-lora": {"vector_length": 16}, "vera": {"rank": 16}}
 DISTINCT = 32  # folders on disk, and the most adapters in one batch
 STD = 0.02  # of the drawn numbers at width 768; larger on smaller layers, so that every adapter shows
+OUT = Path("results/benchmarks/serving.json")
 PARTS = ("memory", "time", "peft")
 SHAPE = re.compile(r"[1-9]\d*x[1-9]\d*")
 
@@ -288,25 +289,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", nargs="+", default=["32x16", "8x64"], help="rows x tokens")
     parser.add_argument("--adapters", type=int, default=10_000, help="of the part `memory`")
     parser.add_argument("--rounds", type=int, default=5, help="of each case, in turn with the others")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/serving.json"), help="parts not run stay there")
+    parser.add_argument("--out", type=Path, default=OUT, help="what is not run stays there")
     given = parser.parse_args(arguments)
     if min(given.adapters, given.rounds) < 1 or not all(SHAPE.fullmatch(shape) for shape in given.shape):
         parser.error("--adapters and --rounds must be at least 1, and --shape like 32x16")
     torch.manual_seed(0)
     report = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     for part in given.part:
-        rows = measure(part, given)
-        made = {"machine": ledger.machine(), "versions": ledger.versions(), "tiny": given.tiny}
-        if part == "peft":
-            made["versions"]["peft"] = importlib.metadata.version("peft")
-        kept = [row for row in report.get(part, {}).get("rows", []) if key(row) not in map(key, rows)]
-        report[part] = made | {"time": datetime.now(UTC).isoformat(timespec="seconds"), "rows": kept + rows}
+        former = report.get(part, {})
+        if any(former[name] != value for name, value in setting(part, given).items() if former):
+            parser.error(
+                f"{given.out} holds rows of `{part}` from another machine, versions or size; give another --out"
+            )
+    for part in given.part:
+        former, rows = report.get(part, {}), measure(part, given)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        kept = [row for row in former.get("rows", []) if key(row) not in map(key, rows)]
+        kept = [{"time": former.get("time")} | row for row in kept]  # the part's own, where rows have none
+        report[part] = setting(part, given) | {"rows": kept + [{"time": now} | row for row in rows]}
         for row in rows:
             print(line(part, row), flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {given.out}")
     return 0
+
+
+def setting(part: str, given: argparse.Namespace) -> dict[str, Any]:
+    """What all rows of a part have in common."""
+    versions = ledger.versions()
+    if part == "peft":
+        versions["peft"] = importlib.metadata.version("peft")
+    return {"machine": ledger.machine(), "versions": versions, "tiny": given.tiny}
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:

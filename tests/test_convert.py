@@ -178,6 +178,42 @@ def test_a_hollow_layer_holds_one_number():
     assert model.get_parameter("lm_head.weight").dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("based", [False, True], ids=["alone", "with base"])
+def test_an_adapter_with_a_tied_head_is_converted(gpt2, based, tmp_path, capsys):
+    """The file calls lm_head's weight transformer.wte.weight, once."""
+    model = ours(gpt2, vbank.VBLoRA(2, **BANK), "qv", train=["lm_head"])
+    assert list(model.vbank.adapter("default").head(model)) == ["transformer.wte.weight"]
+    vbank.save(model, tmp_path / "v")
+    config = copy.deepcopy(gpt2.config)
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(tmp_path / "base")
+    flags = ["--base", tmp_path / "base"] * based
+    done(capsys, tmp_path / "v", tmp_path / "again", "--to", "vbank", "--form", "resumable", *flags)
+    assert far(loaded(gpt2, tmp_path / "again"), model) <= EQUAL
+    code, out, err = convert(capsys, tmp_path / "v", tmp_path / "lora", "--to", "lora", *flags)
+    assert code == 2 and not out and "lose transformer.wte.weight, which they share with another module" in err
+    assert not (tmp_path / "lora").exists()
+
+
+class TiedHead(torch.nn.Module):
+    """A head with a parameter of its own and one that it shares."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.query = torch.nn.Embedding(5, 8), torch.nn.Linear(8, 8)
+        self.head, self.last = torch.nn.Linear(8, 5), torch.nn.Linear(5, 2)
+        self.head.weight = self.embed.weight
+
+
+@pytest.mark.parametrize("train", [["head"], ["head", "last"], ["last"]], ids="+".join)
+def test_a_head_that_shares_one_of_its_parameters(train, tmp_path, capsys):
+    model = ours(TiedHead(), vbank.LoRA(2), ["query"], train=train)
+    vbank.save(model, tmp_path / "v")
+    done(capsys, tmp_path / "v", tmp_path / "again", "--to", "vbank")
+    again = loaded(TiedHead(), tmp_path / "again")
+    tiny_models.assert_same(again.state_dict(), again.state_dict() | model.vbank.adapter("default").head(model))
+
+
 def test_a_rank_above_vllms_is_noted(tmp_path, capsys):
     model = torch.nn.Sequential(torch.nn.Linear(520, 520))
     vbank.attach(model, vbank.VeRA(rank=1024), ["0"])

@@ -2,18 +2,24 @@
 
 import copy
 import warnings
+from pathlib import Path
 
 import peft
 import peft_side
 import pytest
 import tiny_models
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, VBLoRAConfig, VeraConfig
+from peft.utils.other import get_pattern_key
 from tiny_models import EXACT, assert_same, every_method, logits, move, numbers, tokens
 from torch import nn
 
 import vbank
 from vbank.interop import VLLM_LARGEST_RANK, target_modules
+from vbank.peft_files import Folder
+from vbank.peft_formats import _patterned, _patterns
 
 EQUAL = 1e-5
 QV, GPT2 = ["query", "value"], ["c_attn", "c_proj", "c_fc"]
@@ -157,6 +163,28 @@ def test_a_rank_that_vllm_does_not_serve_is_said(width, warned, tmp_path):
         warnings.simplefilter("always")
         vbank.to_peft(model, tmp_path, as_lora=True)
     assert [f"rank {width}; PEFT loads it, vLLM does not" in str(w.message) for w in said] == [True] * warned
+
+
+@pytest.mark.parametrize("config", [vbank.LoRA(VLLM_LARGEST_RANK + 1), vbank.LoRA(2)], ids=["rank 513", "rank 2"])
+@pytest.mark.parametrize("train", [["1"], []], ids=["head", "no head"])
+def test_what_vllm_does_not_serve_is_said_of_loras_own_format_too(config, train, tmp_path):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    vbank.attach(model, config, ["0"], train=train)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        vbank.to_peft(model, tmp_path)
+    wanted = ["this LoRA has rank 513"] * (config.rank > 512) + ["this LoRA has a head, 1; PEFT loads it"] * len(train)
+    assert [w.startswith(s) for w, s in zip([str(w.message) for w in said], wanted, strict=True)] == [True] * len(
+        wanted
+    )
+
+
+def test_nothing_is_said_of_what_is_no_plain_lora(tmp_path):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    vbank.attach(model, vbank.VeRA(rank=1024), ["0"], train=["1"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vbank.to_peft(model, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -416,3 +444,38 @@ def test_two_adapters_of_two_folders_are_two_adapters(bert, tmp_path):
     vbank.activate(model, "one")
     assert far(model, one) <= EQUAL
     assert isinstance(peft.PeftModel.from_pretrained(copy.deepcopy(bert), tmp_path / "1"), peft.PeftModel)
+
+
+PIECES = st.sampled_from(["a", "b", ".", r"\.", r"\d", "[0-9]", "1", "_", r"\-", "ab", "a.b"])
+PATTERN = st.lists(st.tuples(PIECES, st.sampled_from(["", "", "*", "+", "?"])).map("".join), max_size=4).map("".join)
+ANCHORED = st.tuples(st.sampled_from(["", "^"]), PATTERN, st.sampled_from(["", "$"])).map("".join)
+
+
+@given(st.lists(ANCHORED, min_size=1, max_size=2).map("|".join), st.text("ab.1_-", max_size=8))
+def test_a_rank_pattern_takes_what_pefts_regular_expression_takes(pattern, layer):
+    found = Folder(Path(), {"rank_pattern": {pattern: 5}}, {}, {}, {}, torch.float32)
+    wanted = 5 if get_pattern_key([pattern], layer) == pattern else 3  # where nothing matches, the layer's name
+    assert _patterned(_patterns(found, "rank_pattern"), layer, 3) == wanted
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layer"),
+    [("^b", "a.b"), (r"\d", "a"), (r"\d", "a.1"), ("b$", "a.b"), ("a|^b", "c.b"), (r"a\.b", "axb")],
+)
+def test_anchors_and_digits_are_those_of_peft(pattern, layer):
+    found = Folder(Path(), {"rank_pattern": {pattern: 5}}, {}, {}, {}, torch.float32)
+    wanted = 5 if get_pattern_key([pattern], layer) == pattern else 3
+    assert _patterned(_patterns(found, "rank_pattern"), layer, 3) == wanted
+
+
+def test_a_rank_pattern_that_backtracks_for_ages_is_read_in_one_pass():
+    found = Folder(
+        Path(), {"rank_pattern": {"a*" * 200 + "b": 4, r".*\d+.*.*.*c": 5, "a+": 6}}, {}, {}, {}, torch.float32
+    )
+    patterns = _patterns(found, "rank_pattern")
+    assert [_patterned(patterns, name, 3) for name in ("a" * 300, "a" * 300 + "b", "a1" * 99 + "c", "x")] == [
+        6,
+        4,
+        5,
+        3,
+    ]

@@ -79,6 +79,18 @@ def refused(bert, folder, said, **kwargs):
         ("lora", {"lora_alpha": None}, "alpha"),
         ("lora", {"rank_pattern": {"query": 2}}, r"has shape \(3, 16\); adapter_config.json needs \(2, 16\)"),
         ("lora", {"rank_pattern": {"(": 2}}, r"rank_pattern has '\('"),
+        (
+            "lora",
+            {"rank_pattern": {"(a+)+b": 2}},
+            r"rank_pattern has '\(a\+\)\+b'; vbank reads names of at most 500 letters, with",
+        ),
+        ("lora", {"alpha_pattern": {"a++": 2}}, r"alpha_pattern has 'a\+\+'"),
+        ("lora", {"alpha_pattern": {"query|[a-z]": 2}}, "alpha_pattern has .*name the layers instead"),
+        (
+            "lora",
+            {"alpha_pattern": {"q" * 501: 2}},
+            r"alpha_pattern has 'q{80}\.\.\.'; vbank reads names of at most 500",
+        ),
         ("lora", {"rank_pattern": [2]}, "rank_pattern is"),
         ("lora", {"modules_to_save": "classifier"}, "modules_to_save is 'classifier'"),
         (
@@ -347,18 +359,98 @@ def test_a_full_disk_leaves_the_former_adapter_whole(bert, tmp_path, monkeypatch
     assert json.loads(after["adapter_config.json"])["r"] == 2
 
 
-def test_an_exchange_that_is_cut_short_leaves_nothing_that_loads(bert, tmp_path, monkeypatch):
-    """Old tensors beside new settings would load, and give outputs of neither."""
-    vbank.to_peft(attached(bert, vbank.LoRA(rank=2)), tmp_path)
-    real = os.replace
+FILES = ["adapter_config.json", "adapter_model.safetensors"]
 
-    def cut(source, target):
-        if str(target) == str(tmp_path / "adapter_config.json"):
-            raise KeyboardInterrupt
+
+def failing_replace(monkeypatch, folder, first, error, last=None):
+    """Renames into or out of the adapter's names fail from the `first` to the `last` one."""
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        if str(folder) in (os.path.dirname(source), os.path.dirname(target)):
+            calls.append(target)
+            if first <= len(calls) <= (last or first):
+                raise error
         real(source, target)
 
-    monkeypatch.setattr(os, "replace", cut)
-    with pytest.raises(KeyboardInterrupt):
-        vbank.to_peft(attached(bert, vbank.LoRA(rank=2, alpha=64)), tmp_path)
-    assert sorted(content(tmp_path)) == ["adapter_model.safetensors"]
+    monkeypatch.setattr(os, "replace", replace)
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "file in use"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_an_exchange_that_fails_brings_the_former_adapter_back(bert, tmp_path, monkeypatch, first, error):
+    """Two renames move the former files aside, two the new ones in."""
+    vbank.to_peft(attached(bert, vbank.LoRA(rank=2)), tmp_path)
+    before, new = content(tmp_path), attached(bert, vbank.LoRA(rank=2, alpha=64))
+    with monkeypatch.context() as patch:
+        failing_replace(patch, tmp_path, first, error)
+        with pytest.raises(type(error)) as said:
+            vbank.to_peft(new, tmp_path)
+    assert content(tmp_path) == before
+    if isinstance(error, OSError):
+        assert "file in use: the adapter is not saved, and one that was in the folder is whole" in str(said.value)
+        assert "make room" not in str(said.value)
+    vbank.to_peft(new, tmp_path)
+    assert sorted(content(tmp_path)) == FILES
+    assert peft_side.settings(tmp_path)["lora_alpha"] == 64
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_an_exchange_that_fails_in_a_folder_without_adapter_leaves_no_file(bert, tmp_path, monkeypatch, first):
+    (tmp_path / "README.md").write_text("kept")
+    failing_replace(monkeypatch, tmp_path, first + 2, PermissionError(errno.EACCES, "file in use"))
+    with pytest.raises(OSError, match="file in use"):
+        vbank.to_peft(attached(bert, vbank.LoRA(rank=2)), tmp_path)
+    assert sorted(content(tmp_path)) == ["README.md"]
+
+
+@pytest.mark.parametrize("first", [2, 3, 4])
+def test_an_exchange_that_is_cut_short_leaves_nothing_that_loads(bert, tmp_path, monkeypatch, first):
+    """Old tensors beside new settings would load, and give outputs of neither. The former files are not lost."""
+    model = attached(bert, vbank.LoRA(rank=2))
+    vbank.to_peft(model, tmp_path)
+    before = content(tmp_path)
+    with monkeypatch.context() as patch:
+        failing_replace(patch, tmp_path, first, PermissionError(errno.EACCES, "no more"), last=99)
+        with pytest.raises(OSError, match="the former files lie in .*former"):
+            vbank.to_peft(attached(bert, vbank.LoRA(rank=2, alpha=64)), tmp_path)
     refused(bert, tmp_path, "holds no adapter_config.json")
+    (left,) = tmp_path.glob(".aside-*/former")
+    kept = content(left)
+    assert kept["adapter_config.json"] == before["adapter_config.json"]
+    old = "adapter_model.safetensors"
+    assert (kept.get(old) or (tmp_path / old).read_bytes()) == before[old]
+    vbank.to_peft(model, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == FILES
+
+
+def test_a_folder_in_the_place_of_a_file_is_not_touched(bert, tmp_path):
+    (tmp_path / "adapter_model.safetensors").mkdir()
+    (tmp_path / "adapter_model.safetensors" / "note").write_text("kept")
+    with pytest.raises(OSError, match=r"adapter_model.safetensors is a folder: the adapter is not saved"):
+        vbank.to_peft(attached(bert, vbank.LoRA(rank=2)), tmp_path)
+    assert os.listdir(tmp_path) == ["adapter_model.safetensors"]
+    assert (tmp_path / "adapter_model.safetensors" / "note").read_text() == "kept"
+
+
+def test_a_failed_save_leaves_what_another_process_wrote_meanwhile(bert, tmp_path, monkeypatch):
+    folder = tmp_path / "new"
+
+    def full(path, blob):
+        (folder / "theirs").write_text("kept")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(interop, "write_file", full)
+    with pytest.raises(OSError, match="make room"):
+        vbank.to_peft(attached(bert, vbank.LoRA(rank=2)), folder)
+    assert os.listdir(folder) == ["theirs"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no lock, so nothing is certain to be left")
+def test_what_killed_writers_left_is_removed(bert, tmp_path):
+    (tmp_path / ".aside-dead" / "former").mkdir(parents=True)
+    (tmp_path / ".aside-dead" / "former" / "adapter_config.json").write_text("{}")
+    (tmp_path / ".aside-file").write_text("")
+    (tmp_path / ".hidden").write_text("kept")
+    vbank.to_peft(attached(bert, vbank.LoRA(rank=2)), tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", *FILES]

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_task
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import killed_at
 from local_data import silent
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import EXACT, Blocks, assert_same, bert, move, numbers, tokens
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,17 +24,18 @@ from vbank import VBLoRA, account, optimizers, tasks
 from vbank.recipes import load
 from vbank.run import run
 from vbank.selected_adamw import Length, SelectedAdamW
+from vbank.training import PROGRESS, TRAINED, AdapterTrainer
 
 X, Y = numbers(8, 8), numbers(8, 4, seed=8)
 RATES = {"bank": 1e-2, "logits": 5e-2, "head": 1e-2}  # at this rate most sub-vectors choose anew in a step
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
 
-def adapted(top_k: int = 2, num_vectors: int = 40, **changes) -> nn.Module:
+def adapted(top_k: int = 2, num_vectors: int = 40, rank: int = 2, targets="all-linear", **changes) -> nn.Module:
     torch.manual_seed(0)
     model = Blocks()
-    config = VBLoRA(2, num_vectors, vector_length=8, top_k=top_k)
-    vbank.attach(model, config, "all-linear", train=["head"], **changes)
+    config = VBLoRA(rank, num_vectors, vector_length=8, top_k=top_k)
+    vbank.attach(model, config, targets, train=["head"], **changes)
     return move(model, std=0.05)
 
 
@@ -255,11 +257,15 @@ def test_a_state_of_another_optimizer_or_shape_is_refused_and_nothing_changes():
     before = copy.deepcopy(optimizer.state_dict())
     (dense, theirs), _ = pair()
     train(dense, theirs, 1)
-    wide = adapted(num_vectors=80)
-    other = SelectedAdamW(wide, RATES)
-    train(wide, other, 1)
-    for state in (theirs.state_dict(), other.state_dict()):
-        with pytest.raises(ValueError, match="the state is not one of SelectedAdamW for these logits"):
+    states = [theirs.state_dict()]
+    for changes in ({"num_vectors": 80}, {"num_vectors": 20}, {"targets": ["0"]}, {"rank": 1, "num_vectors": 80}):
+        model = adapted(**changes)  # the last has as many logits, in half as many rows
+        other = SelectedAdamW(model, RATES)
+        states.append(copy.deepcopy(other.state_dict()))  # of no step
+        train(model, other, 1)
+        states.append(other.state_dict())
+    for state in states:
+        with pytest.raises(ValueError, match=r"not one of SelectedAdamW for logits of shape \(36, 40\); make"):
             optimizer.load_state_dict(state)
     after = optimizer.state_dict()
     assert after["param_groups"] == before["param_groups"]
@@ -316,12 +322,89 @@ def test_logits_written_by_hand_are_chosen_from_and_not_under_waiting_gradients(
         train(model, optimizer, 3)
     assert_same(values(ours), values(dense), **EXACT)
     loss_of(ours).backward()
+    before = values(ours)
+    for change in (mine.choose, lambda: ours.load_state_dict(values(dense))):
+        with pytest.raises(ValueError, match="the logits change while gradients of the former choice wait"):
+            change()
+    assert torch.equal(method_of(ours).logits, before["vbank.default.method.logits"])
+    mine.zero_grad(set_to_none=False)  # a gradient of zeros waits, too
     with torch.no_grad():
         method_of(ours).logits.mul_(2)
-    with pytest.raises(ValueError, match="the logits were changed while gradients of the former choice wait"):
+    with pytest.raises(ValueError, match=r"wait; call .* optimizer.zero_grad\(set_to_none=True\) before that"):
         ours(X)
-    mine.zero_grad()
-    assert ours(X).isfinite().all()
+    mine.zero_grad(set_to_none=True)
+    assert_sees_its_logits(ours, ours)
+
+
+def assert_sees_its_logits(model: nn.Module, forward: nn.Module) -> None:
+    """A model that composes from its logits themselves gives what `forward` gives."""
+    plain = adapted()
+    plain.load_state_dict(values(model))
+    with torch.no_grad():
+        torch.testing.assert_close(forward(X), plain(X), **CLOSE)
+
+
+@pytest.fixture
+def compiled():
+    """A model that SelectedAdamW has trained, its compiled form, the optimizer, and fresh logits."""
+    torch._dynamo.reset()
+    model = adapted()
+    optimizer, forward = SelectedAdamW(model, RATES), torch.compile(model, backend="eager", fullgraph=True)
+    train(forward, optimizer, 2)
+    with torch.no_grad():
+        forward(X)
+    yield model, forward, optimizer, numbers(*method_of(model).logits.shape, seed=5)
+    torch._dynamo.reset()
+
+
+def test_choose_brings_in_what_no_forward_notices(compiled):
+    model, forward, optimizer, fresh = compiled
+    with torch.no_grad():
+        method_of(model).logits.copy_(fresh)
+    optimizer.choose()
+    assert_sees_its_logits(model, forward)
+    method_of(model).logits.data.mul_(-1)  # leaves the version as it is
+    optimizer.choose()
+    assert_sees_its_logits(model, model)
+    SelectedAdamW(model, RATES)
+    with pytest.raises(ValueError, match="the logits are no longer trained by this optimizer"):
+        optimizer.choose()
+
+
+def test_a_checkpoint_of_the_trainer_is_seen_by_a_compiled_forward(compiled, tmp_path):
+    model, forward, _, fresh = compiled
+    trainer = object.__new__(AdapterTrainer)
+    trainer.accelerator, trainer.model, trainer.settings = SimpleNamespace(unwrap_model=lambda m: m), model, ""
+    saved = {name: value.detach().clone() for name, value in trainer._trained().items()}
+    save_file(saved | {"vbank.default.method.logits": fresh}, tmp_path / TRAINED)
+    (tmp_path / PROGRESS).write_text("{}")
+    trainer._load_trained(tmp_path)
+    assert torch.equal(method_of(model).logits, fresh)
+    assert_sees_its_logits(model, forward)
+
+
+def test_a_move_to_another_type_is_seen_by_a_compiled_forward(compiled):
+    model, forward, _, fresh = compiled
+    with torch.no_grad():
+        method_of(model).logits.copy_(fresh / 1e6 + 1)  # ties in bfloat16
+    method_of(model).to(torch.bfloat16).to(torch.float32)
+    assert_sees_its_logits(model, forward)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_another_tensor_of_the_same_version_is_seen(compiled, compiling):
+    model, forward, _, fresh = compiled
+    method = method_of(model)
+    method.choose()
+    while fresh._version < method.logits._version:
+        fresh.mul_(1)
+    model.load_state_dict(values(model) | {"vbank.default.method.logits": fresh}, assign=True)
+    assert method.logits._version == fresh._version and method.logits.data_ptr() == fresh.data_ptr()
+    assert_sees_its_logits(model, forward if compiling else model)
+    method.logits = nn.Parameter(-fresh, requires_grad=False)
+    while method.logits._version < fresh._version:
+        method.logits.mul_(1)
+    assert_sees_its_logits(model, model)  # an eager forward compares the tensors
 
 
 def test_a_backward_through_a_former_choice_fails():
@@ -397,6 +480,11 @@ def test_released_logits_train_on_with_another_optimizer():
         ValueError, match=r"a SelectedAdamW trains the logits of adapter 'default'; call its release\(\)"
     ):
         vbank.param_groups(model, 1e-2)
+    twin = copy.deepcopy(model)  # whose logits no optimizer can release
+    with pytest.raises(ValueError, match=r"A copy .* call model.vbank\['default'\].method.train_chosen\(False\) there"):
+        vbank.param_groups(twin, 1e-2)
+    twin.vbank["default"].method.train_chosen(False)
+    assert method_of(twin).logits.requires_grad and len(vbank.param_groups(twin, 1e-2)) == 3
     optimizer.release()
     before = values(model)
     train(model, torch.optim.AdamW(vbank.param_groups(model, RATES)), 1)
@@ -411,6 +499,21 @@ def test_released_logits_train_on_with_another_optimizer():
 
 
 # Refused.
+
+
+def test_a_constructor_that_fails_leaves_the_former_optimizer_in_use():
+    (dense, theirs), (ours, mine) = pair()
+    train(dense, theirs, 2), train(ours, mine, 2)
+    for model, optimizer in ((dense, theirs), (ours, mine)):
+        optimizer.zero_grad()
+        loss_of(model, slice(3)).backward()  # gradients that wait
+    for rates in ({"bank": 1e-2}, -1.0):
+        with pytest.raises(ValueError, match="learning rate"):
+            SelectedAdamW(ours, rates)
+    for optimizer in (theirs, mine):
+        optimizer.step()
+    train(dense, theirs, 2), train(ours, mine, 2)
+    assert_same(values(ours), values(dense), **EXACT)
 
 
 @pytest.mark.parametrize("selection", ["select_all", "noisy_top_k", "gumbel_softmax", "straight_through"])
@@ -491,13 +594,31 @@ def test_a_recipe_gives_the_curve_of_adamw_also_when_it_is_killed_and_resumed(tm
     assert_same(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_the_account_holds_what_is_there():
+def test_the_account_holds_what_is_there(monkeypatch):
+    model = bert(num_labels=3)
+    config = VBLoRA(2, 30, 8, 2)
+    vbank.attach(model, config, "all-linear", train=["classifier"])
+    optimizer = SelectedAdamW(move(model, 0.05), RATES)
+    for _ in range(12):
+        optimizer.zero_grad()
+        model(tokens()).logits.square().mean().backward()
+        held = sum(p.grad.nbytes for group in optimizer.param_groups for p in group["params"])
+        optimizer.step()
+    state = optimizer.state[method_of(model).chosen.values]
+    monkeypatch.setattr(account, "EVER_CHOSEN", len(state["pairs"]) / len(method_of(model).logits))
+    found = account.memory(model.config, config, length=8, classes=3, optimizer="selected_adamw").held
+    moments = [v.nbytes for part in optimizer.state.values() for key, v in part.items() if key != "step"]
+    assert found["gradients"] == held
+    assert found["optimizer state"] == pytest.approx(sum(moments), abs=1)
+
+
+def test_the_account_of_a_large_model_by_hand():
     config = VBLoRA(4, 2048, 256, 2)
     plain, spared = (account.memory("llama2-7b", config, optimizer=name) for name in ("adamw", "selected_adamw"))
     n, bank = 39_040, 2048 * 256
     assert plain.held["gradients"] == 4 * (bank + 2048 * n) and plain.held["optimizer state"] == 8 * (bank + 2048 * n)
     assert spared.held["gradients"] == 4 * (bank + 2 * n)
-    assert spared.held["optimizer state"] == 8 * bank + 12 * n * account.EVER_CHOSEN
+    assert spared.held["optimizer state"] == 8 * bank + 12 * n * 64  # the mean that it takes
     assert spared.held["adapter and head"] == plain.held["adapter and head"]
     with pytest.raises(ValueError, match="'selected_adamw' trains VB-LoRA"):
         account.memory("llama2-7b", vbank.LoRA(4), optimizer="selected_adamw")

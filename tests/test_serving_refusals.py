@@ -245,12 +245,132 @@ def test_as_many_rows_as_positions_are_not_confused(tmp_path):
             server.add(name, write(model, LORA, tmp_path / (make.__name__ + name), targets, seed=seed))
         names = ["a", None, "b", "a"]
         if make is PositionsFirst:
-            with pytest.raises(ValueError, match="may be rows and positions or the reverse"):
+            with pytest.raises(ValueError, match="its first dimension must be the rows"):
                 server(names, x)
             continue
         mixed = server(names, x)
         torch.testing.assert_close(mixed[2], server(["b"], x[2:3])[0])
         torch.testing.assert_close(mixed[0], server(["a"], x[:1])[0])
+
+
+class Experts(nn.Module):
+    """Each token goes to one of two layers, which see as many tokens as chose them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.router = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, x):
+        tokens = self.query(x).flatten(0, 1)
+        choice, out = self.router(tokens).argmax(-1), torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            out[choice == number] = expert(tokens[choice == number])
+        return out.view(x.shape)
+
+
+@torch.no_grad()
+def right_or_refused(server, names, x):
+    """Whether a batch was answered; an answer with another adapter than named fails."""
+    try:
+        mixed = server(names, x)
+    except ValueError as error:
+        assert "its first dimension" in str(error)
+        return False
+    for i, name in enumerate(names):
+        torch.testing.assert_close(mixed[i], server([name], x[i : i + 1])[0], rtol=1e-4, atol=1e-5)
+    return True
+
+
+def two(model, folder, targets):
+    for seed, name in enumerate("ab"):
+        write(model, LORA, folder / name, targets, seed=seed)
+    return reopened(model, folder)
+
+
+def reopened(model, folder):
+    server = vbank.serve(model)
+    for name in "ab":
+        server.add(name, folder / name)
+    return server
+
+
+def test_experts_that_see_as_many_tokens_as_rows(tmp_path):
+    """By chance an expert's input is as long as the batch; its tokens are not one of each row."""
+    torch.manual_seed(0)
+    model = Experts().eval()
+    with two(model, tmp_path / "all", ["query", "0", "1"]) as server:
+        answered = [right_or_refused(server, ["a", "b", None], numbers(3, 2, 8, seed=seed)) for seed in range(60)]
+    assert not any(answered)
+    with two(model, tmp_path / "query", ["query"]) as server:  # beside the experts all is served
+        assert all(right_or_refused(server, ["a", "b", None], numbers(3, 2, 8, seed=seed)) for seed in range(5))
+    for seed in range(60):  # a new server has seen nothing
+        with reopened(model, tmp_path / "all") as server:
+            assert not right_or_refused(server, ["a", "b", None], numbers(3, 2, 8, seed=seed))
+
+
+class Sorted(Flattened):
+    """Sees one vector of each row, in the order of their first number."""
+
+    def forward(self, x):
+        order = x[:, 0].argsort()
+        return self.query(x[order])[order.argsort()]
+
+
+def test_rows_in_another_order(tmp_path):
+    server, x = two(Sorted().eval(), tmp_path, ["query"]), numbers(3, 8).sort(0, descending=True).values
+    assert not right_or_refused(server, ["a", "b", None], x)
+
+
+class Turning(Flattened):
+    """Has the rows first until it is told otherwise."""
+
+    flat = False
+
+    def forward(self, x):
+        return super().forward(x) if self.flat else self.query(x)
+
+
+def test_a_layer_once_seen_with_another_layout(tmp_path):
+    """One batch of one adapter is enough to know better."""
+    model, x = Turning().eval(), numbers(3, 5, 8)
+    server = two(model, tmp_path, ["query"])
+    assert right_or_refused(server, ["a", "b", None], x)
+    model.flat = True
+    server(["a"] * 3, x)
+    model.flat = False
+    assert not right_or_refused(server, ["a", "b", None], x)
+    server(["a"] * 3, x)
+
+
+def test_a_layer_of_another_layout_that_no_named_adapter_acts_on(tmp_path):
+    """Only the adapters of a batch ask for its rows."""
+    model = Experts().eval()
+    server = two(model, tmp_path, ["query"])
+    server.add("experts", write(model, LORA, tmp_path / "experts", ["0", "1"], seed=3))
+    assert right_or_refused(server, ["a", "b", None], numbers(3, 2, 8))
+    assert not right_or_refused(server, ["a", "experts", None], numbers(3, 2, 8))
+
+
+def test_a_part_of_the_model_on_its_own(tmp_path):
+    """A call that the server does not see shows nothing of the layers, until the model itself was called."""
+    model, x = nn.Sequential(Blocks()).eval(), numbers(3, 5, 8)
+    server = two(model, tmp_path, "all-linear")
+    with server.rows(["a", "b", None]), torch.no_grad():
+        with pytest.raises(ValueError, match="did not show whether .* call the served model itself"):
+            model[0](x)
+        torch.testing.assert_close(model(x), model[0](x))
+
+
+def test_a_trial_run_that_fails(tmp_path):
+    class Narrow(Flattened):
+        def forward(self, x):
+            assert len(x) == 3, "three rows"
+            return self.query(x)
+
+    server = two(Narrow().eval(), tmp_path, ["query"])
+    assert not right_or_refused(server, ["a", "b", None], numbers(3, 5, 8))
+    server(["a"] * 3, numbers(3, 5, 8))
 
 
 class SquareHead(PositionsFirst):
@@ -269,10 +389,9 @@ def test_heads_see_rows_first_or_refuse(tmp_path):
     server = vbank.serve(model)
     for seed, name in enumerate("ab"):
         server.add(name, write(model, LORA, tmp_path / name, ["query"], train=["head"], seed=seed))
-    with pytest.raises(ValueError, match="head has an input of shape .* may be rows and positions or the reverse"):
-        server(["a", None, "b"], numbers(3, 3, 8))
-    with pytest.raises(ValueError, match="head has an input of shape .* its first dimension must be the rows"):
-        server(["a", None, "b"], numbers(3, 5, 8))
+    for length in (3, 5):
+        with pytest.raises(ValueError, match="head has an input of shape .* its first dimension must be the rows"):
+            server(["a", None, "b"], numbers(3, length, 8))
 
 
 def test_no_rows_at_all(server, tmp_path):

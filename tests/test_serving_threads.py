@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -154,3 +155,61 @@ def test_one_of_two_adds_of_a_name_wins(fleet):
 
     assert sum(in_threads(work)) == 1
     assert server.names().count("new") == 1
+
+
+@pytest.mark.parametrize("layer", ["bert.encoder.layer.0.attention.self.value", "classifier"])
+def test_a_layer_is_passed_while_its_hook_is_registered(layer, tmp_path):
+    """torch enters a hook first and then that it takes keywords; a batch may come in between."""
+    model, x = bert().eval(), tokens(2)
+    one = write(model, EVERY["lora"], tmp_path / "one", ["query"], seed=1)
+    other = write(model, EVERY["lora"], tmp_path / "other", ["value"], train=["classifier"], seed=2)
+    each, found = {"one": alone(model, one, x)}, []
+    server = vbank.serve(model)
+    server.add("one", one)
+
+    class Between(OrderedDict):
+        def __setitem__(self, key, value):
+            found.append(logits(model, x))
+            super().__setitem__(key, value)
+
+    model.get_submodule(layer)._forward_hooks_with_kwargs = Between()
+    with torch.no_grad(), server.rows(["one", "one"]):
+        server.add("other", other)
+    (out,) = found
+    torch.testing.assert_close(out, each["one"], rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_added_while_the_server_closes(fleet, monkeypatch):
+    """The folder was read when the server is closed: nothing is hooked after that."""
+    server, paths, x, each = fleet
+    read = server._reader.read
+
+    def slow(path):
+        adapter = read(path)
+        server.close()
+        return adapter
+
+    monkeypatch.setattr(server._reader, "read", slow)
+    for change in (lambda: server.add("new", paths["lora"]), lambda: server.replace("lora", paths["vera"])):
+        server._open = True
+        server._adapters["lora"] = read(paths["lora"])
+        with pytest.raises(ValueError, match="the server is closed"):
+            change()
+        assert server.names() == [] and server.nbytes.total == 0
+    vbank.serve(server.model).close()
+    torch.testing.assert_close(alone(server.model, None, x), each[None])
+
+
+def test_an_adapter_removed_while_the_server_closes(fleet, monkeypatch):
+    server, *_ = fleet
+    names = server.names
+
+    def slow():
+        found = names()
+        if "lora" in found:
+            server.remove("lora")
+        return found
+
+    monkeypatch.setattr(server, "names", slow)
+    server.close()
+    assert names() == [] and server.nbytes.total == 0

@@ -317,7 +317,10 @@ def param_groups(
     refuse_inactive(home, adapter)
     groups: dict[str, list[nn.Parameter]] = adapter.method.groups()
     if not {id(p) for parameters in groups.values() for p in parameters} <= {id(p) for p in adapter.method.leaves()}:
-        raise ValueError(f"a SelectedAdamW trains the logits of adapter {adapter.name!r}; call its release() first")
+        raise ValueError(
+            f"a SelectedAdamW trains the logits of adapter {adapter.name!r}; call its release() first. A copy of the"
+            f" model has none: call model.vbank[{adapter.name!r}].method.train_chosen(False) there"
+        )
     if adapter.trained:
         groups = groups | {"head": list(adapter.head(model).values())}
     rates = dict(lr) if isinstance(lr, dict) else {"default": lr}

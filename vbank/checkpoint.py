@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -151,11 +152,24 @@ def _halved(value: Tensor, key: str, name: str) -> Tensor:
 
 
 def _clean(folder: Path, keep: str) -> None:
-    """Remove former values, and what killed saves left; files of other names stay."""
+    """Remove former values, and what killed writers left; files of other names stay."""
     for old in folder.iterdir():
-        if (TENSORS.fullmatch(old.name) and old.name != keep) or old.name.startswith(ASIDE):
+        if TENSORS.fullmatch(old.name) and old.name != keep:
             with suppress(OSError):  # the next save tries again
                 old.unlink()
+    remove_left(folder)
+
+
+def remove_left(folder: Path) -> None:
+    """Remove what killed writers left. Only under a lock is it certain that no living one needs it."""
+    if os.name != "posix":
+        return
+    for left in folder.glob(ASIDE + "*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(OSError):  # the next save tries again
+                left.unlink()
 
 
 def drawn_here(method: VeRAMethod, dtype: torch.dtype) -> bool:

@@ -83,7 +83,7 @@ def opened(source: Path, base: str | None, trainable: bool) -> nn.Module:
     layers = [site.name for site in own.sites] if own else list(found.layers) if found else []
     base_model = None if base is None else hollow.base_model(base, layers[0])
     if own:
-        model = hollow.hollow(own.sites, own.head, base_model)
+        model = hollow.hollow(own.sites, own.head, base_model, own.train)
         load(model, source, trainable=trainable)
         return model
     assert found is not None

@@ -5,7 +5,7 @@ A hollow layer has the right shape and one zero for all its weights, so a 7B mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,13 +29,17 @@ class AdaptedLayers(nn.Module):
         self.names = [name for name in names if name]
 
 
-def hollow(sites: Iterable[Site], head: Mapping[str, Tensor], base: nn.Module | None = None) -> nn.Module:
+def hollow(
+    sites: Iterable[Site], head: Mapping[str, Tensor], base: nn.Module | None = None, train: Sequence[str] = ()
+) -> nn.Module:
     """A model with these layers and these parameters of its own, under their names.
 
     Args:
         sites: the adapted linear maps; ``name:query`` and ``name:value`` make a fused layer of three such widths.
         head: parameters that are trained whole.
         base: the base model, for its layers' kinds and its modules' names; None makes all layers `nn.Linear`.
+        train: names of the modules that are trained whole. A file names a tied parameter once, such as GPT-2's
+            `lm_head` as `transformer.wte.weight`; it is tied to its second name here.
 
     Raises:
         CheckpointError: a name cannot be that of a module, or stands for two things.
@@ -51,16 +55,31 @@ def hollow(sites: Iterable[Site], head: Mapping[str, Tensor], base: nn.Module | 
         shape = (site.in_features, site.out_features * (3 if which else 1))
         if shapes.setdefault(layer, shape) != shape:
             raise CheckpointError(f"{layer} is {shapes[layer]} and {shape} in one file; the file is damaged")
+    tied = [key for key in head if train and not any(f".{want}." in f".{key}" for want in train)]
     try:
+        for key in filter(lambda key: "." in key, tied):  # first, so that the model's parameters bear the file's names
+            _home(model, key.rpartition(".")[0])
         for layer, shape in shapes.items():
             _home(model, layer, _layer(shape, base is not None and is_conv1d(base.get_submodule(layer))))
         for name, value in head.items():
             module, _, key = name.rpartition(".")
             owner = _home(model, module) if module else model
             owner.register_parameter(key, nn.Parameter(torch.zeros_like(value), requires_grad=False))
+        _tie(model, tied, train)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the adapter's names do not fit one model: {error}; the file is damaged") from error
     return model
+
+
+def _tie(model: nn.Module, tied: Sequence[str], train: Sequence[str]) -> None:
+    """Put parameters that lie in no trained module into one that lacks its own, under any name."""
+    names = [name for name, _ in model.named_modules() if name]
+    trained = {want: [name for name in names if name == want or name.endswith("." + want)] for want in train}
+    absent = [want for want, found in trained.items() if not found]
+    for want in absent or list(train)[:1] if tied else []:
+        owner = _home(model, next(iter(trained[want]), want))
+        for i, key in enumerate(tied):
+            owner.register_parameter(f"tied_{i}", model.get_parameter(key))
 
 
 def base_model(name: str, layer: str) -> nn.Module:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from vbank.adapters import HOME, Adapter, adapter_of
 from vbank.attachment import check_room
-from vbank.checkpoint import ASIDE, one_writer, place, write_file
+from vbank.checkpoint import ASIDE, one_writer, place, remove_left, write_file
 from vbank.hollow import AdaptedLayers
 from vbank.layers import features, is_conv1d
 from vbank.methods import Method
@@ -27,6 +29,7 @@ from vbank.peft_files import CONFIG_FILE, PREFIX, TENSOR_FILE, Folder, read
 from vbank.peft_formats import own_format, understand
 from vbank.targets import Part, matching, modules_of, part_of
 
+FORMER = "former"  # what an exchange moves aside
 VLLM_LARGEST_RANK = 512  # vllm.config.lora.MaxLoRARanks, versions 0.11.1 to 0.22
 
 
@@ -46,7 +49,7 @@ def to_peft(
     or out_features, the update itself stands in one factor and the identity in the other, of rank min(in, out).
 
     vLLM serves plain LoRA up to rank 512 and without a head; VeRA at its usual rank of 1024 stays above that where the
-    layers are wider than 512. A warning says so.
+    layers are wider than 512. A warning says what it does not serve.
 
     Args:
         model: a model with an adapter.
@@ -62,7 +65,8 @@ def to_peft(
     Raises:
         ValueError: PEFT has no such method or no such variant of it, an adapted slice, a head that PEFT would store
             otherwise, values that are not finite, or `out` is a file. Nothing is written then.
-        OSError: the disk is full or not writable. An adapter that was in the folder stays whole.
+        OSError: the disk is full or not writable. An adapter that was in the folder stays whole. A process killed while
+            it renames leaves none that loads; the former files then lie in a folder `.aside-*/former` beside.
     """
     model, home, adapter = adapter_of(model, name)
     folder = Path(out)
@@ -99,12 +103,19 @@ def to_peft(
     )
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     _write(folder, {TENSOR_FILE: blob, CONFIG_FILE: text.encode()})
-    rank = max(A.shape[0] for key, A in tensors.items() if key.endswith("lora_A.weight")) if as_lora else 0
-    if rank > VLLM_LARGEST_RANK:
-        warnings.warn(
-            f"this LoRA has rank {rank}; PEFT loads it, vLLM does not: it serves ranks up to {VLLM_LARGEST_RANK}",
-            stacklevel=2,
-        )
+    if settings["peft_type"] == "LORA":
+        rank = max(A.shape[0] for key, A in tensors.items() if key.endswith("lora_A.weight"))
+        if rank > VLLM_LARGEST_RANK:
+            warnings.warn(
+                f"this LoRA has rank {rank}; PEFT loads it, vLLM does not: it serves ranks up to {VLLM_LARGEST_RANK}",
+                stacklevel=2,
+            )
+        if modules:
+            warnings.warn(
+                f"this LoRA has a head, {', '.join(modules)}; PEFT loads it, vLLM does not: it serves none with"
+                " modules_to_save",
+                stacklevel=2,
+            )
 
 
 def from_peft(
@@ -258,26 +269,68 @@ def target_modules(model: nn.Module, layers: Iterable[str]) -> list[str] | str:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put the files into the folder, the last one named last. All are written aside first.
+    """Put the files into the folder, the last one named last. All are written aside first; an error changes nothing.
 
-    While they are exchanged the folder lacks the last file, without which no loader reads the others: whatever happens,
-    old and new are never mixed.
+    Raises:
+        OSError: the files cannot be written or exchanged. The former ones are back, or the message says where they are.
     """
-    made, last = not folder.exists(), list(files)[-1]
     aside = folder / (ASIDE + secrets.token_hex(8))
+    made = not folder.exists()
     try:
-        aside.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with one_writer(folder):
-            for name, content in files.items():
-                write_file(aside / name, content)
-            (folder / last).unlink(missing_ok=True)
-            for name in files:
-                os.replace(aside / name, folder / name)
+            try:
+                aside.mkdir()
+                for name, content in files.items():
+                    write_file(aside / name, content)
+                _exchange(folder, aside, list(files))
+                remove_left(folder)
+            finally:
+                if not _former(aside):
+                    shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         if made:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another process may have put files there meanwhile
+                folder.rmdir()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        whole = "one that was in the folder is whole"
         raise OSError(
-            error.errno, f"{error.strerror}: the adapter is not saved; make room or choose another folder", str(folder)
+            error.errno,
+            f"{error.strerror}: the adapter is not saved, and"
+            f" {f'the former files lie in {aside / FORMER}' if _former(aside) else whole};"
+            f" {'make room' if full else 'see that its files are free and may be written'} or choose another folder",
+            str(folder),
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(folder: Path, aside: Path, names: Sequence[str]) -> None:
+    """Rename the files of `aside` into the folder; on any error the former ones come back.
+
+    The last file is the first to leave and the last to come. No loader reads the others without it, so old and new are
+    never mixed, even where the process is killed; the former files then lie aside.
+    """
+    blocked = next((folder / name for name in names if (folder / name).is_dir()), None)
+    if blocked is not None:
+        raise IsADirectoryError(errno.EISDIR, f"{blocked.name} is a folder")
+    former = aside / FORMER
+    former.mkdir()
+    try:
+        for name in reversed(names):
+            with suppress(FileNotFoundError):
+                os.replace(folder / name, former / name)
+        for name in names:
+            os.replace(aside / name, folder / name)
+    except BaseException:
+        for name in reversed(names):
+            if not (aside / name).exists():  # it stands in the folder
+                os.replace(folder / name, aside / name)
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.replace(former / name, folder / name)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _former(aside: Path) -> bool:
+    """Whether files of a former adapter lie aside."""
+    return (aside / FORMER).is_dir() and any((aside / FORMER).iterdir())

@@ -20,6 +20,10 @@ from vbank.peft_files import BANK, CONFIG_FILE, PAIR, PREFIX, TENSOR_FILE, Folde
 from vbank.stored import CheckpointError, Stored, check_choice
 
 VERA_SETTINGS = {"d_init": "d_initial", "seed": "projection_prng_key", "dropout": "vera_dropout"}
+LONGEST = 500  # letters of a name in rank_pattern or alpha_pattern
+_Pattern = tuple[bool, list[tuple[str, str]]]  # whether it begins with ^; a letter or a class, and how often
+_PIECE = re.compile(r"(\\d|\\[^0-9A-Za-z]|\[0-9\]|[\w.-])([*+?]?)")
+_ALTERNATIVE = re.compile(rf"(\^?)((?:{_PIECE.pattern})*)\$?")
 
 
 def understand(found: Folder, size: Callable[[str], tuple[int, int] | None], order: Sequence[str] = ()) -> Stored:
@@ -76,16 +80,55 @@ def _stored(
     )
 
 
-def _patterned(found: Folder, key: str, layer: str, default: Any) -> Any:
-    """A layer's own rank or alpha: the first name that, as a regular expression, matches the end of the layer's."""
-    for pattern, value in (found.settings.get(key) or {}).items():
-        try:
-            match = re.match(rf"(.*\.)?({pattern})$", layer)
-        except re.error as error:
-            raise CheckpointError(f"{found.path / CONFIG_FILE}: {key} has {pattern!r}: {error}") from error
-        if match:
-            return value
-    return default
+def _patterns(found: Folder, key: str) -> list[tuple[list[_Pattern], Any]]:
+    """rank_pattern or alpha_pattern: each name's alternatives and its number.
+
+    PEFT takes the names as regular expressions. A stranger's file may hold one that runs for hours, so only those are
+    read that one pass over a layer's name decides: letters, digits, dots, `\\.`, `\\d` and `[0-9]`, each with `*`, `+`,
+    `?` or none, `^` at the start, `$` at the end, `|` between whole names.
+
+    Raises:
+        CheckpointError: a name holds anything else, or is longer than a name can be.
+    """
+    patterns = []
+    for text, value in (found.settings.get(key) or {}).items():
+        alternatives = [_ALTERNATIVE.fullmatch(part) for part in text.split("|")] if len(text) <= LONGEST else [None]
+        if None in alternatives:
+            shown = repr(text if len(text) <= 80 else text[:80] + "...")
+            raise CheckpointError(
+                f"{found.path / CONFIG_FILE}: {key} has {shown}; vbank reads names of at most {LONGEST} letters, with"
+                r" ^, $, |, \., \d, *, + and ?, but no groups or other regular expressions: name the layers instead"
+            )
+        patterns.append(([(bool(m[1]), _PIECE.findall(m[2])) for m in alternatives if m], value))
+    return patterns
+
+
+def _patterned(patterns: Sequence[tuple[list[_Pattern], Any]], layer: str, default: Any) -> Any:
+    """A layer's own rank or alpha: that of the first name which matches the layer's name or its end after a dot."""
+    return next((value for names, value in patterns if any(_matches(name, layer) for name in names)), default)
+
+
+def _matches(pattern: _Pattern, layer: str) -> bool:
+    """Whether the pattern takes in the name to its end, by the set of places that each piece can lead to."""
+    whole, pieces = pattern
+    places = {0} if whole else {0, *(i + 1 for i, letter in enumerate(layer) if letter == ".")}
+    for piece, times in pieces:
+        fits = [_fits(piece, letter) for letter in layer] if times in ("*", "+") else []
+        further = set() if times == "+" else set(places) if times else set()
+        further |= {i + 1 for i in places if i < len(layer) and _fits(piece, layer[i])}
+        for i, fit in enumerate(fits):
+            if fit and i in further:
+                further.add(i + 1)
+        places = further
+        if not places:
+            return False
+    return len(layer) in places
+
+
+def _fits(piece: str, letter: str) -> bool:
+    if piece == r"\d":
+        return letter.isdecimal()
+    return "0" <= letter <= "9" if piece == "[0-9]" else piece == "." or piece[-1] == letter
 
 
 def _lora(found: Folder, names: Sequence[str]) -> Stored:
@@ -94,9 +137,10 @@ def _lora(found: Folder, names: Sequence[str]) -> Stored:
     """
     r, alpha, dropout = found.number("r", 8), found.number("lora_alpha", 8), found.number("lora_dropout", 0.0)
     rooted = bool(found.number("use_rslora", False))  # rsLoRA: alpha / sqrt(rank) (Kalajdzievski 2023)
+    own_ranks, own_alphas = _patterns(found, "rank_pattern"), _patterns(found, "alpha_pattern")
     sites, ranks, scales = [], {}, {}
     for name in names:
-        rank, top = _patterned(found, "rank_pattern", name, r), _patterned(found, "alpha_pattern", name, alpha)
+        rank, top = _patterned(own_ranks, name, r), _patterned(own_alphas, name, alpha)
         if top is None:
             raise CheckpointError(f"{found.path / CONFIG_FILE}: alpha of {name} is null; it must be a number")
         own = _checked(found, LoRA, rank=rank, alpha=top)

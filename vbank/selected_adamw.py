@@ -33,8 +33,14 @@ class SelectedAdamW(torch.optim.Optimizer):
     results are those of `torch.optim.AdamW` but for the order of summation in a norm that clips gradients.
 
     While it is in use, `method.logits` needs no gradient; `method.chosen.values` (N, k) does. A step uses up the
-    logits' gradient: it is None afterwards. Saving, merging and evaluating see the current logits at any time. The list
-    of pairs grows by an upper bound of its length that the device reports without being waited for.
+    logits' gradient: it is None afterwards. The list of pairs grows by an upper bound of its length that the device
+    reports without being waited for.
+
+    Saving sees the current logits at any time. Forwards and merging use the last choice, which is made anew by a step,
+    by `load_state_dict` of the model, by moving it to another device or type, and by an eager forward whose logits are
+    another tensor or were written to in place. Not noticed are a write through `.data`, and, by a compiled forward, any
+    write by hand, such as `copy_` under `no_grad` or a broadcast. Call `choose()` after those; until then, outputs and
+    gradients are those of the former choice, without an error.
 
     Wrap the model in DistributedDataParallel after this optimizer is made.
 
@@ -66,15 +72,22 @@ class SelectedAdamW(torch.optim.Optimizer):
         assert isinstance(method, VBLoRAMethod)
         if not (0.0 <= betas[0] < 1.0 and 0.0 <= betas[1] < 1.0 and eps >= 0.0):
             raise ValueError(f"betas are {betas} and eps is {eps}; a beta lies in [0, 1), and eps is at least 0")
-        method.train_chosen(False)  # the logits of a former optimizer of this kind
-        groups = param_groups(model, lr, weight_decay, name)
+        former, method.chosen = (
+            method.chosen,
+            None,
+        )  # the logits of a former optimizer, which stays in use if this fails
+        try:
+            groups = param_groups(model, lr, weight_decay, name)
+        finally:
+            method.chosen = former
+        method.train_chosen(False)
         method.train_chosen(True)
-        assert method.chosen is not None
+        assert method.chosen is not None and method.logits is not None
         self.method, self.chosen = method, method.chosen
         leaves = {id(method.logits): method.chosen.values}
         groups = [group | {"params": [leaves.get(id(p), p) for p in group["params"]]} for group in groups]
         self.length = Length()
-        super().__init__(groups, {"betas": betas, "eps": eps})
+        super().__init__(groups, {"betas": betas, "eps": eps, "logits": tuple(method.logits.shape)})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -87,8 +100,7 @@ class SelectedAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self.method.chosen is not self.chosen:
-            raise ValueError("the logits are no longer trained by this optimizer; go on with the one made last")
+        self._refuse_released()
         refuse_spread(p for group in self.param_groups for p in group["params"])
         for group in self.param_groups:
             own = [p for p in group["params"] if p.grad is not None and p is not self.chosen.values]
@@ -97,6 +109,19 @@ class SelectedAdamW(torch.optim.Optimizer):
             if any(p is self.chosen.values for p in group["params"]) and self.chosen.values.grad is not None:
                 self._step_logits(group, self.chosen.values.grad)
         return loss
+
+    def choose(self) -> None:
+        """Choose anew from the logits as they are, after a write that is not noticed: see above.
+
+        Raises:
+            ValueError: gradients of the former choice wait for a step, or another optimizer trains the logits now.
+        """
+        self._refuse_released()
+        self.method.choose()
+
+    def _refuse_released(self) -> None:
+        if self.method.chosen is not self.chosen:
+            raise ValueError("the logits are no longer trained by this optimizer; go on with the one made last")
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
@@ -167,13 +192,16 @@ class SelectedAdamW(torch.optim.Optimizer):
         Raises:
             ValueError: it belongs to another optimizer, or to logits of another shape. Nothing is changed then.
         """
+        logits = self.method.logits
+        assert logits is not None
+        if any(tuple(group.get("logits", ())) != logits.shape for group in state_dict["param_groups"]):
+            raise ValueError(
+                f"the state is not one of SelectedAdamW for logits of shape {tuple(logits.shape)}; make the optimizer"
+                " that wrote it"
+            )
         ours = [p for group in self.param_groups for p in group["params"]]
         theirs = [number for group in state_dict["param_groups"] for number in group["params"]]
         state = state_dict["state"].get(dict(zip(map(id, ours), theirs, strict=False)).get(id(self.chosen.values)), {})
-        logits = self.method.logits
-        assert logits is not None
-        if state and ("pairs" not in state or int(state["pairs"].max()) > logits.numel()):
-            raise ValueError("the state is not one of SelectedAdamW for these logits; make the optimizer that wrote it")
         super().load_state_dict(state_dict)
         if state:  # torch gives every state the type of its parameter, which cannot hold these numbers
             pairs = state["pairs"].to(logits.device, copy=True)

@@ -14,11 +14,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vbank.adapters import HOME, Adapters, unwrap
-from vbank.serving_rows import Batch, Probe
+from vbank.serving_probe import Layouts, Probe, learn, main_input
+from vbank.serving_rows import Batch
 from vbank.serving_store import Cache, Held, Reader
 
 ACTIVE: ContextVar[Batch | Probe | None] = ContextVar("vbank.serving", default=None)  # of this thread or task
@@ -73,13 +73,16 @@ class Server:
         if any(isinstance(hook, (Begin, Adapt, Head)) for hook in hooks):
             raise ValueError("the model is served already; use that server, or close it first")
         self.model = model
-        self.checked: set[str] = set()  # layers seen to have the rows in their first dimension
+        self.layouts = Layouts()
         self._adapters: dict[str, Held] = {}
         self._reader, self._cache = Reader(model), Cache(cache_bytes)
         self._lock = threading.Lock()
         self._hooks: dict[tuple[type, str], Any] = {}
         self._open = True
         self._hooks[Begin, ""] = model.register_forward_pre_hook(Begin(self), with_kwargs=True)
+        encoder: Any = getattr(model, "get_encoder", lambda: model)()
+        if isinstance(encoder, nn.Module) and encoder is not model:  # `generate` calls it apart
+            self._hooks[Begin, "encoder"] = encoder.register_forward_pre_hook(Begin(self), with_kwargs=True)
 
     def add(self, name: str, path: str | os.PathLike[str]) -> None:
         """Read an adapter that `vbank.save` wrote, in either form, and serve it under a name.
@@ -94,6 +97,7 @@ class Server:
         self._refuse_taken(name)
         adapter = self._read(path)
         with self._lock:
+            self._refuse_closed()  # while it was read
             self._refuse_taken(name)
             self._adapters[name] = adapter
 
@@ -172,12 +176,15 @@ class Server:
 
     def close(self) -> None:
         """Take the hooks off the model, which is then as it was before. Batches must have been answered."""
-        self._open = False
-        for handle in self._hooks.values():
-            handle.remove()
-        self._hooks.clear()
-        for name in self.names():
-            self.remove(name)
+        with self._lock:
+            self._open = False
+            for handle in self._hooks.values():
+                handle.remove()
+            self._hooks.clear()
+            former = list(self._adapters.values())
+            self._adapters.clear()
+        for adapter in former:
+            self._cache.drop(adapter)
 
     def __enter__(self) -> Server:
         return self
@@ -192,37 +199,28 @@ class Server:
             batch = batch.outer
         return batch
 
-    def look(self, batch: Batch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def look(self, module: nn.Module, batch: Batch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compare the rows of the model's input with the names, before the model runs.
 
-        As many rows as positions do not show which dimension is which, so the model then runs once on one row less.
+        A mixed batch first learns, once for each layer, where the layer has its rows.
 
         Raises:
             ValueError: the numbers differ.
         """
-        key, value = _main_input(self.model, args, kwargs)
-        if value is None:
-            return
-        n = value.shape[0]
-        if n not in batch.rows:
+        _, value = main_input(module, args, kwargs)
+        n = len(value) if value is not None else None
+        if n is not None and n not in batch.rows and module is self.model:
             raise ValueError(
                 f"the batch has {n} rows, but {batch.said()} are named; give one name, or None, for each row"
                 + (" and tell rows(..., repeat=) of beams" if n % min(batch.rows) == 0 else "")
             )
-        if not batch.uniform and n > 1 and n in value.shape[1:] and not batch.layers() <= self.checked:
-            less = value[:-1]
-            token = ACTIVE.set(Probe(self, n - 1, batch))
-            try:
-                with torch.no_grad():
-                    self.model(less) if key is None else self.model(**{key: less})
-            except Exception:  # a model that needs more inputs; its layers stay unchecked
-                pass
-            finally:
-                ACTIVE.reset(token)
+        if n in batch.rows and not batch.uniform and self.layouts.open(batch.layers):
+            learn(ACTIVE, self, module, batch, args, kwargs)
 
     def _read(self, path: str | os.PathLike[str]) -> Held:
         adapter = self._reader.read(path)
         with self._lock:
+            self._refuse_closed()
             for layer in adapter.kind.layers:
                 if (Adapt, layer) not in self._hooks:
                     module = self.model.get_submodule(layer)
@@ -262,7 +260,7 @@ def serve(model: nn.Module, cache_bytes: int = 256 * 2**20) -> Server:
 
 
 class Begin:
-    """Forward pre-hook of the model: its input must have a row for each name."""
+    """Forward pre-hook of the model and its encoder: the model's input must have a row for each name."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -270,7 +268,7 @@ class Begin:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         batch = self.server.batch()
         if isinstance(batch, Batch):
-            self.server.look(batch, args, kwargs)
+            self.server.look(module, batch, args, kwargs)
 
 
 class Adapt:
@@ -279,9 +277,10 @@ class Adapt:
     def __init__(self, server: Server, layer: str) -> None:
         self.server, self.layer = server, layer
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Tensor:
+        kwargs, output = rest if len(rest) == 2 else (None, *rest)
         batch = self.server.batch()
-        if batch is None:
+        if batch is None or kwargs is None:  # without kwargs: torch is just registering the hook, in another thread
             return output
         return batch.adapt(self.layer, args[0] if args else next(iter(kwargs.values())), output)
 
@@ -292,9 +291,10 @@ class Head:
     def __init__(self, server: Server, name: str) -> None:
         self.server, self.name = server, name
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
+        kwargs, output = rest if len(rest) == 2 else (None, *rest)
         batch = self.server.batch()
-        return output if batch is None else batch.head(self.name, module, args, kwargs, output)
+        return output if batch is None or kwargs is None else batch.head(self.name, module, args, kwargs, output)
 
 
 def _refuse_adapters(model: nn.Module) -> None:
@@ -303,11 +303,3 @@ def _refuse_adapters(model: nn.Module) -> None:
             "the model has adapters attached, which would act on every row; save them, vbank.detach them, and add the"
             " saved folders to the server"
         )
-
-
-def _main_input(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str | None, Tensor | None]:
-    """The input whose first dimension is the batch, and its keyword: transformers' main input, or the first tensor."""
-    names = [getattr(model, "main_input_name", None), "input_ids", "inputs_embeds", "decoder_input_ids", *kwargs]
-    found = [(None, value) for value in args[:1]] + [(name, kwargs[name]) for name in names if name in kwargs]
-    tensors = [(name, value) for name, value in found if isinstance(value, Tensor) and value.dim()]
-    return tensors[0] if tensors else (None, None)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vbank.serving_probe import Probe
 from vbank.serving_store import Held, Term, Terms
 from vbank.targets import Part
 
@@ -103,6 +104,7 @@ class Batch:
     ) -> None:
         self.owner, self.outer = owner, outer
         self.terms = terms
+        self.layers = {layer for a in terms for layer in (*a.kind.layers, *a.kind.heads)}  # that its adapters act on
         self.uniform = len(set(adapters)) == 1
         self.rows = {len(adapters) * times: [a for a in adapters for _ in range(times)] for times in {1, repeat}}
         self._groups: dict[Any, list[Group]] = {}
@@ -112,21 +114,16 @@ class Batch:
         """How many rows the batch may have."""
         return " or ".join(map(str, sorted(self.rows)))
 
-    def layers(self) -> set[str]:
-        """All layers and heads that an adapter of the batch acts on."""
-        return {layer for adapter in self.terms for layer in (*adapter.kind.layers, *adapter.kind.heads)}
-
     def adapt(self, layer: str, x: Tensor, output: Tensor) -> Tensor:
         """The output of a layer with each row's update added.
 
         Raises:
-            ValueError: the input's first dimension is not the rows of the batch.
+            ValueError: the input's first dimension is not known to be the rows of the batch.
         """
-        n = x.shape[0]
-        if self.uniform:  # any layout will do
-            n = min(self.rows)
-        else:
-            self._check(layer, x)
+        self._check(layer, x)
+        if layer not in self.layers:
+            return output
+        n = min(self.rows) if self.uniform else x.shape[0]  # of one adapter, any layout will do
         key = (layer, n, x.dtype, x.device)
         if key not in self._groups:
             self._groups[key] = self._group(layer, self.rows[n], x)
@@ -143,19 +140,21 @@ class Batch:
         return output
 
     def _check(self, layer: str, x: Tensor) -> None:
-        n = x.shape[0]
-        if n not in self.rows or x.dim() < 2:
+        layouts = self.owner.layouts
+        if x.dim() < 2 or x.shape[0] not in self.rows:
+            layouts.refuse(layer)
+        if self.uniform or layer in layouts.rows or layer not in self.layers:
+            return
+        given = f"{layer} has an input of shape {tuple(x.shape)} in a batch of {self.said()} rows with several adapters"
+        if layer in layouts.other:
             raise ValueError(
-                f"{layer} has an input of shape {tuple(x.shape)} in a batch of {self.said()} rows with several"
-                " adapters; its first dimension must be the rows. A layer with another layout, such as all rows' tokens"
-                " in one dimension, can serve batches of one adapter"
+                f"{given}; its first dimension must be the rows, and was not always. A layer with another layout, such"
+                " as all rows' tokens in one dimension, can serve batches of one adapter"
             )
-        if n in _positions(x) and n > 1 and layer not in self.owner.checked:
-            raise ValueError(
-                f"{layer} has an input of shape {tuple(x.shape)}, whose first two dimensions may be rows and positions"
-                " or the reverse; answer a batch first that has fewer rows than positions"
-            )
-        self.owner.checked.add(layer)
+        raise ValueError(
+            f"{given}, and a trial run of the model did not show whether its first dimension is the rows; call the"
+            " served model itself, or answer in batches of one adapter"
+        )
 
     def _group(self, layer: str, adapters: Adapters, x: Tensor) -> list[Group]:
         """The groups of a layer: one for each slice of its output and each rank or frozen pair."""
@@ -182,7 +181,7 @@ class Batch:
         for number, adapter in enumerate(self.rows[n]):
             if adapter is not None and name in adapter.kind.heads:
                 by_adapter.setdefault(adapter, []).append(number)
-        if by_adapter and not self.uniform and tensors:
+        if by_adapter and tensors:
             self._check(name, tensors[0])
         for adapter, numbers in by_adapter.items():
             if (adapter, name) not in self._heads:
@@ -197,11 +196,6 @@ class Batch:
             own = head(*taken, **{key: _take(name, value, rows, n) for key, value in kwargs.items()})
             output = output.index_copy(0, rows, own.to(output.dtype))
         return output
-
-
-def _positions(x: Tensor) -> tuple[int, ...]:
-    """The dimensions of an input that are neither its first nor features; tokens are no features."""
-    return tuple(x.shape[1:-1] if x.is_floating_point() else x.shape[1:])
 
 
 def _take(name: str, value: Any, rows: Tensor, n: int) -> Any:
@@ -233,19 +227,3 @@ def with_values(module: nn.Module, values: Mapping[str, Tensor], prefix: str = "
         for name, child in module._modules.items()
     }
     return twin
-
-
-class Probe:
-    """Stands in for a batch while the server looks at which layers have the rows in their first dimension."""
-
-    def __init__(self, owner: Any, rows: int, outer: Batch | None) -> None:
-        self.owner, self.number, self.outer = owner, rows, outer
-
-    def adapt(self, layer: str, x: Tensor, output: Tensor) -> Tensor:
-        if x.shape[0] == self.number and self.number not in _positions(x):
-            self.owner.checked.add(layer)
-        return output
-
-    def head(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
-        return self.adapt(name, tensors[0], output) if tensors else output

@@ -26,6 +26,7 @@ from vbank import optimizers, shards
 from vbank.batches import LengthBuckets, Share
 from vbank.callbacks import KeepLoss, Lines, RefuseNonFinite, SaveWithinEpoch
 from vbank.methods.chosen import dense_name
+from vbank.methods.vb_lora import VBLoRAMethod
 
 TRAINED = "trained.safetensors"
 PROGRESS = "progress.json"
@@ -293,6 +294,9 @@ class AdapterTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(shards.spread_like(saved[name], parameter))
+        for module in self.accelerator.unwrap_model(self.model).modules():
+            if isinstance(module, VBLoRAMethod):
+                module.choose()  # a compiled forward would not notice
         return progress
 
     def best_step(self) -> int:

@@ -58,6 +58,33 @@ def test_the_recorded_run_is_of_this_benchmark_and_in_its_targets(benchmark):
     assert all(row["settings"] == benchmark.METHODS[row["method"]].settings() for row in rows.values())
 
 
+def test_rows_of_another_run_keep_their_time_and_setting(benchmark, tmp_path, capsys, monkeypatch):
+    """A row is never moved under another machine, other versions or another size."""
+    out = tmp_path / "found.json"
+    small = ["--tiny", "--rounds", "1", "--part", "time", "--shape", "2x4", "--out", str(out)]
+    assert benchmark.main([*small, "--method", "lora"]) == 0
+    report = json.loads(out.read_text())
+    (row,) = report["time"]["rows"]
+    row["time"] = "2001-01-01T00:00:00+00:00"
+    out.write_text(json.dumps(report))
+    assert benchmark.main([*small, "--method", "vera"]) == 0
+    lora, vera = json.loads(out.read_text())["time"]["rows"]
+    assert lora == row and vera["time"] > "2002"
+    written = out.read_bytes()
+    machine = benchmark.ledger.machine() | {"cpu": "another"}
+    for change in (small[1:], small):
+        if change is small:
+            monkeypatch.setattr(benchmark.ledger, "machine", lambda: machine)
+        with pytest.raises(SystemExit):
+            benchmark.main([*change, "--method", "lora"])
+        assert "from another machine, versions or size; give another --out" in capsys.readouterr().err
+        assert out.read_bytes() == written
+
+
+def test_the_documented_command_writes_the_recorded_file(benchmark):
+    assert Path(__file__).parents[2] / benchmark.OUT == RECORDED
+
+
 def test_refusals(benchmark, capsys):
     for wrong in (["--rounds", "0"], ["--shape", "32"], ["--shape", "0x4"], ["--adapters", "0"]):
         with pytest.raises(SystemExit):

@@ -65,6 +65,8 @@ WRONG = [
     ("save-2", normalised, "come back changed"),
     ("save-2", lambda rest: rest, "shape"),
     ("save-3", lambda *given: reopened(*given, floor=0.0), "not finite"),
+    ("save-3", lambda *given: reopened(*given, floor=1e-30), "A weight of zero counts"),
+    ("save-3", lambda *given: reopened(*given, floor=2**-20), "A weight of zero counts"),
     ("save-3", bare_logarithms, "stands below"),
     ("save-3", raised_logarithms, "not chosen change"),
     ("save-3", of_the_largest, "not the margin"),

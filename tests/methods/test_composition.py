@@ -88,9 +88,10 @@ def test_a_step_makes_it_stale(which, monkeypatch):
     assert not torch.equal(before, method.factors("layer0")[0])
 
 
-def test_an_optimizer_step_without_a_pass_in_between():
+def test_an_optimizer_step_within_a_pass():
     method = CONFIG.build(SITES)
     optimizer = torch.optim.AdamW(method.parameters(), lr=0.1)
+    method.begin_pass()
     for _ in range(3):
         loss = sum(vbank.delta(method, s.name).square().sum() for s in SITES)
         optimizer.zero_grad()
@@ -101,6 +102,7 @@ def test_an_optimizer_step_without_a_pass_in_between():
 
 def test_a_new_value_under_another_dtype_makes_it_stale():
     method = CONFIG.build(SITES)
+    method.begin_pass()
     method.factors("layer0")
     method.to(torch.float64)
     assert method.factors("layer1")[0].dtype == torch.float64
@@ -126,12 +128,14 @@ def test_gradients_are_those_of_separate_compositions():
 
 def test_after_a_backward_the_next_site_has_a_graph():
     method = CONFIG.build(SITES)
+    method.begin_pass()
     vbank.delta(method, "layer0").sum().backward()
     vbank.delta(method, "layer1").sum().backward()  # the first graph is freed; this one must be new
 
 
 def test_no_grad_and_grad_do_not_mix():
     method = CONFIG.build(SITES)
+    method.begin_pass()
     with torch.no_grad():
         assert not method.factors("layer0")[0].requires_grad
     assert method.factors("layer1")[0].requires_grad
@@ -146,6 +150,7 @@ def test_no_grad_and_grad_do_not_mix():
 
 def test_training_and_eval_do_not_mix():
     method = VBLoRA(2, 7, 2, selection="noisy_top_k", logits_std=1e-3, bank_bound=1.0).build(SITES)
+    method.begin_pass()
     method.factors("layer0")
     method.eval()
     assert same(all_factors(method), fresh_factors(method))

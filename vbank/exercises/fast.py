@@ -13,6 +13,21 @@ from vbank.exercises.checker import Wrong, close, require_integer, require_tenso
 from vbank.exercises.guard import guarded
 
 VIEWS = ("view", "_unsafe_view", "t", "transpose", "permute", "detach", "alias", "expand", "reshape", "unsqueeze")
+EMPTY = ("empty", "empty_like", "empty_strided", "new_empty")
+GATHERS = ("index", "index_select", "gather", "embedding", "_embedding_bag", "take")
+
+
+class Gathered(TorchDispatchMode):
+    """Notes the operators that gather."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        self.names += [name] * (name in GATHERS)
+        return function(*args, **(kwargs or {}))
 
 
 def composed(function: Callable[..., Any]) -> int:
@@ -25,9 +40,13 @@ def composed(function: Callable[..., Any]) -> int:
         indices = torch.randint(0, h, (N, k), generator=generator)
         indices[0] = indices[0, 0]  # an index that occurs twice
         case = f"(N = {N}, h = {h}, b = {b}, k = {k})"
-        answer = require_tensor(function(indices, weights, bank), (N, b), f"The composition {case}", bank.dtype)
+        with Gathered() as gathered:
+            answer = function(indices, weights, bank)
+        answer = require_tensor(answer, (N, b), f"The composition {case}", bank.dtype)
         right = (weights[..., None] * bank[indices]).sum(-2)
         if close(answer, right):
+            if gathered.names:
+                raise Wrong(f"The values are right, but {gathered.names[0]} gathers rows of the bank; use a product.")
             continue
         C = torch.zeros(N, h, dtype=bank.dtype)
         mistakes = (
@@ -60,7 +79,7 @@ def written(function: Callable[..., Any]) -> int:
             (pieces * whole, "The gradients of the slices are there; now they are added up"),
             (2 * pieces * whole, "Two tensors are added by one sum, three by two"),
             ((2 * pieces - 1) * rows * b, "Those are numbers; a number has several bytes"),
-            ((pieces + 1) * whole, "Sums are made in pairs, each writes a new tensor"),
+            ((pieces + 1) * whole, "There is a sum for each further slice, and each sum writes a whole tensor"),
         )
         for wrong, words in mistakes:
             if answer == wrong:
@@ -78,7 +97,7 @@ class Written(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        if function.overloadpacket.__name__ not in VIEWS:
+        if function.overloadpacket.__name__ not in VIEWS + EMPTY:
             results = out if isinstance(out, (tuple, list)) else [out]
             self.count += sum(isinstance(t, Tensor) and t.numel() == self.numel for t in results)
         return out

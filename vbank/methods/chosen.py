@@ -29,7 +29,7 @@ class Chosen(nn.Module):
         self.values = nn.Parameter(logits.new_empty(len(logits), k))
         # Neither parameter nor buffer: data parallelism would send a buffer into the graph of a former forward.
         self.indices = torch.empty(len(logits), k, dtype=torch.long, device=logits.device)
-        self.version: int | None = None  # of the logits that were chosen from
+        self.made_from: tuple[Tensor, int] | None = None  # the logits and their version; a tuple is no parameter
         self.choose(logits)
 
     def choose(self, logits: Tensor) -> None:
@@ -38,27 +38,38 @@ class Chosen(nn.Module):
             values, indices = logits.topk(self.k, dim=-1)  # (N, k) both, in descending order
             self.values.copy_(values)
             self.indices.copy_(indices)
-        self.version = logits._version
+        self.made_from = (logits, logits._version)
 
     def follow(self, logits: Tensor) -> None:
-        """Choose anew if the logits were written to, such as by `load_state_dict`.
+        """Choose anew if the logits are another tensor, or of another version: one that was written to.
+
+        Not noticed: a write through `.data`, which raises no version, and, by a compiled forward, any write.
 
         Raises:
             ValueError: gradients of the former choice wait for a step.
         """
-        if torch.compiler.is_compiling() or self.version == logits._version:
+        if torch.compiler.is_compiling():
             return
+        if self.made_from is None or self.made_from[0] is not logits or self.made_from[1] != logits._version:
+            self.refuse_waiting()
+            self.choose(logits)
+
+    def refuse_waiting(self) -> None:
+        """Refuse another choice while gradients of this one wait.
+
+        Raises:
+            ValueError: they do.
+        """
         if self.values.grad is not None:
             raise ValueError(
-                "the logits were changed while gradients of the former choice wait; call optimizer.step() or"
-                " optimizer.zero_grad() before the change"
+                "the logits change while gradients of the former choice wait; call optimizer.step() or"
+                " optimizer.zero_grad(set_to_none=True) before that"
             )
-        self.choose(logits)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self.indices = fn(self.indices)
-        self.version = None  # another type may order the logits otherwise
+        self.made_from = None  # another type may order the logits otherwise
         return self
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:

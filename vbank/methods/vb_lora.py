@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -221,10 +221,29 @@ class VBLoRAMethod(Method):
             self.logits.requires_grad_(self.chosen.values.requires_grad)
             self.chosen = None
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        if self.logits is not None and self.chosen is not None:  # a compiled forward would not notice
-            self.chosen.follow(self.logits)
+    def choose(self) -> None:
+        """After `train_chosen`, choose anew from the logits as they are: for writes that no forward notices.
+
+        Raises:
+            ValueError: gradients of the former choice wait for a step.
+        """
+        if self.logits is not None and self.chosen is not None:
+            self.chosen.refuse_waiting()
+            self.chosen.choose(self.logits)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        written = f"{prefix}logits" in state_dict
+        if written and self.chosen is not None:
+            self.chosen.refuse_waiting()  # before anything is changed
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if written:
+            self.choose()  # a compiled forward would not notice
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self.chosen is not None and self.chosen.values.grad is None:
+            self.choose()  # likewise; where gradients wait, the next forward says so
+        return self
 
     def tensors(self) -> dict[str, Tensor]:
         if self.logits is None:
