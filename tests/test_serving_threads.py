@@ -129,7 +129,7 @@ def test_a_thread_started_inside_answers_without(fleet):
         torch.testing.assert_close(pool.submit(alone, server.model, None, x).result(), each[None])
 
     async def answer(name):
-        with torch.no_grad(), server.rows([name] * 4):
+        with server.rows([name] * 4):
             await asyncio.sleep(0.01)
             here = logits(server.model, x)
             there = await asyncio.to_thread(alone, server.model, None, x)
@@ -139,7 +139,8 @@ def test_a_thread_started_inside_answers_without(fleet):
     async def together():
         await asyncio.gather(*(answer(name) for name in each))
 
-    asyncio.run(together())
+    with torch.no_grad():  # outside: tasks that take turns would restore each other's mode
+        asyncio.run(together())
 
 
 def test_one_of_two_adds_of_a_name_wins(fleet):

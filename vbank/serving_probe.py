@@ -8,6 +8,7 @@ in the order of the rows, in both.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ class Layouts:
         self.rows: set[str] = set()
         self.other: set[str] = set()
         self.tried: set[Any] = set()  # an experiment that left layers open is not repeated
+        self.lock = threading.RLock()  # one thread learns; the others wait for what it finds
 
     def open(self, layers: Iterable[str]) -> set[str]:
         """Those of the layers of which nothing is known."""
@@ -74,34 +76,35 @@ def learn(
 
     The main input alone comes first, then all inputs with it. A run that fails shows nothing; its layers stay open.
     """
-    key, value = main_input(module, args, kwargs)
-    for alone in (True, False):
-        layers = server.layouts.open(batch.layers)
-        what = (id(module), alone, len(args), frozenset(kwargs), frozenset(layers))
-        if value is None or not layers or what in server.layouts.tried:
-            continue
-        server.layouts.tried.add(what)
-        n, many = len(value), _rows(server.model, value, alone)
-        probes = []
-        for rows in (torch.arange(MANY), torch.tensor(FEW)):
-            taken = many[rows.to(many.device)]
-            now = () if key else (taken,)
-            named: dict[str, Any] = {key: taken} if key else {}
-            if not alone:
-                now += tuple(_take(arg, rows % n, n) for arg in args[len(now) :])
-                named |= {k: _take(v, rows % n, n) for k, v in kwargs.items() if k != key and _plain(v)}
-            probe = Probe(server, batch)
-            token = active.set(probe)
-            try:
-                with torch.no_grad():
-                    module(*now, **named)
-            except Exception:
-                break
-            finally:
-                active.reset(token)
-            probes.append(probe)
-        if len(probes) == 2:
-            _judge(server.layouts, layers, *probes)
+    with server.layouts.lock:
+        key, value = main_input(module, args, kwargs)
+        for alone in (True, False):
+            layers = server.layouts.open(batch.layers)
+            what = (id(module), alone, len(args), frozenset(kwargs), frozenset(layers))
+            if value is None or not layers or what in server.layouts.tried:
+                continue
+            server.layouts.tried.add(what)
+            n, many = len(value), _rows(server.model, value, alone)
+            probes = []
+            for rows in (torch.arange(MANY), torch.tensor(FEW)):
+                taken = many[rows.to(many.device)]
+                now = () if key else (taken,)
+                named: dict[str, Any] = {key: taken} if key else {}
+                if not alone:
+                    now += tuple(_take(arg, rows % n, n) for arg in args[len(now) :])
+                    named |= {k: _take(v, rows % n, n) for k, v in kwargs.items() if k != key and _plain(v)}
+                probe = Probe(server, batch)
+                token = active.set(probe)
+                try:
+                    with torch.no_grad():
+                        module(*now, **named)
+                except Exception:
+                    break
+                finally:
+                    active.reset(token)
+                probes.append(probe)
+            if len(probes) == 2:
+                _judge(server.layouts, layers, *probes)
 
 
 def main_input(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str | None, Tensor | None]:

@@ -177,11 +177,13 @@ class _Updates(nn.Module):
 class _Plain:
     """VB-LoRA's sub-vectors by indexing and summing: `embedding_bag` has no rule for `vmap`, and nothing is reused."""
 
-    def rows(self, method: VBLoRAMethod, start: int, end: int) -> Tensor:
+    def rows(self, method: VBLoRAMethod, i: int) -> tuple[Tensor, Tensor]:
         assert method.logits is not None
+        start, middle, end = method.spans[i]
         select = SELECTIONS[method.config.selection]
         indices, weights = select(method.logits[start:end], method.config.top_k, False)  # (N, k) both
-        return (weights[..., None] * method.bank[indices]).sum(-2)  # (N, b)
+        rows = (weights[..., None] * method.bank[indices]).sum(-2)  # (end - start, b)
+        return rows[: middle - start], rows[middle - start :]
 
 
 def _start(config: Config, sites: Sequence[Site], seed: int, restart: int, noise: float) -> _Updates:
