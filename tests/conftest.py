@@ -52,3 +52,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="module")
+def bert():
+    """A tiny BERT classifier, for evaluation; a test that changes it takes a copy."""
+    import tiny_models
+
+    torch.manual_seed(7)
+    return tiny_models.bert().eval()
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    """A tiny GPT-2, likewise."""
+    import tiny_models
+
+    torch.manual_seed(7)
+    return tiny_models.gpt2().eval()

@@ -19,18 +19,6 @@ QV = ["query", "value"]
 BANK = {"num_vectors": 9, "vector_length": 8}
 
 
-@pytest.fixture(scope="module")
-def bert():
-    torch.manual_seed(7)
-    return tiny_models.bert().eval()
-
-
-@pytest.fixture(scope="module")
-def gpt2():
-    torch.manual_seed(7)
-    return tiny_models.gpt2().eval()
-
-
 def ours(base, config, targets=QV, train=()):
     model = copy.deepcopy(base)
     vbank.attach(model, config, targets, train=train)

@@ -24,12 +24,6 @@ QV = ["query", "value"]
 BANK = {"num_vectors": 9, "vector_length": 8}
 
 
-@pytest.fixture(scope="module")
-def bert():
-    torch.manual_seed(7)
-    return tiny_models.bert().eval()
-
-
 def of_peft(fails: bool, what: str) -> None:
     if not fails:
         warnings.warn(f"PEFT {peft.__version__} no longer {what}", stacklevel=2)
