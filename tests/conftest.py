@@ -1,6 +1,7 @@
 """What every test relies on: no network, one thread, a fixed seed, the same examples each time."""
 
 import os
+import socket
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -70,3 +71,11 @@ def gpt2():
 
     torch.manual_seed(7)
     return tiny_models.gpt2().eval()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port at which processes can meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

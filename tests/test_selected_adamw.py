@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -641,11 +640,8 @@ def process(rank: int, port: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(process, (port, str(tmp_path)), nprocs=2)
+def test_two_processes_train_as_one(tmp_path, free_port):
+    multiprocessing.spawn(process, (free_port, str(tmp_path)), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert_same(found[0], found[1], **EXACT)
     (dense, theirs), _ = pair()

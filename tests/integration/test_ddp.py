@@ -1,6 +1,5 @@
 """DistributedDataParallel: two processes on the halves of a batch train as one process on the whole."""
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -54,11 +53,8 @@ def process(rank: int, port: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(process, (port, str(tmp_path)), nprocs=2)
+def test_two_processes_give_the_losses_of_one(tmp_path, free_port):
+    multiprocessing.spawn(process, (free_port, str(tmp_path)), nprocs=2)
     found = [torch.load(tmp_path / f"losses-{rank}.pt") for rank in range(2)]
     assert found[0] == found[1] and set(found[0]) == {config.method for config in CONFIGS}
     for config in CONFIGS:
