@@ -131,7 +131,11 @@ INDICES, WEIGHTS = (f"{LAYER}.vblora_logits_A_topk_{part}" for part in ("indices
         ("lora", put(f"{PREFIX}bert.embeddings.word_embeddings.lora_embedding_A", torch.ones(3, 40)), "embedding_A"),
         ("lora", put(f"{PREFIX}bert.pooler.dense.weight", torch.ones(16, 16)), "pooler.dense.weight, which"),
         ("lora", put("lora_A.weight", torch.ones(3, 16)), "lora_A.weight, which"),
-        ("lora", drop(f"{LAYER}.lora_B.weight"), "layer.0.attention.self.query must have lora_A.weight and lora_B"),
+        (
+            "lora",
+            drop(f"{LAYER}.lora_B.weight"),
+            "safetensors: bert.encoder.layer.0.attention.self.query must have lora_A.weight and lora_B",
+        ),
         ("lora", put(f"{LAYER}.lora_A.weight", lambda A: A * torch.nan), "lora_A.weight holds NaN"),
         ("lora", put(f"{LAYER}.lora_A.weight", lambda A: A.int()), "lora_A.weight is torch.int32"),
         ("lora", put(f"{LAYER}.lora_A.weight", lambda A: A[0]), "lora_A.weight has shape"),
@@ -150,7 +154,7 @@ INDICES, WEIGHTS = (f"{LAYER}.vblora_logits_A_topk_{part}" for part in ("indices
         ("small", put(INDICES, lambda v: v.fill_(2)), "names one bank vector twice"),
         ("small", put(WEIGHTS, lambda v: v.fill_(0.6)), "no shares of one"),
         ("small", put(WEIGHTS, lambda v: -v), "no shares of one"),
-        ("small", drop(WEIGHTS), "layer.0.attention.self.query must have"),
+        ("small", drop(WEIGHTS), "safetensors: bert.encoder.layer.0.attention.self.query must have"),
     ],
 )
 def test_tensors_that_do_not_fit(bert, folder, kind, change, said):

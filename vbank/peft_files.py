@@ -223,9 +223,9 @@ def _refuse_incomplete(path: Path, kind: str, layers: dict[str, dict[str, Tensor
     if not layers:
         raise CheckpointError(f"{path / TENSOR_FILE} holds no tensor of a {kind} layer; save the adapter again")
     sets = [set(ends) for ends in LAYER_TENSORS[kind]]
-    whole = next((s for s in sets if set(next(iter(layers.values()))) == s), None)
-    broken = [name for name, ends in layers.items() if set(ends) != whole]
-    if whole is None or broken:
+    whole = max(sets, key=lambda s: sum(set(ends) == s for ends in layers.values()))  # what most layers have
+    broken = sorted(name for name, ends in layers.items() if set(ends) != whole)  # a file has no order
+    if broken:
         wanted = " or ".join(" and ".join(sorted(s)) for s in sets)
         raise CheckpointError(f"{path / TENSOR_FILE}: {some(broken)} must have {wanted}, all layers the same")
 
