@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vbank.suggestions import unknown
 from vbank.tasks import e2e_metrics
-from vbank.tasks.base import Announce, Row, Task, TaskData, subset
-from vbank.tasks.generation import PadRight, encode_answers, generate
+from vbank.tasks.base import Announce, Row, TaskData, subset
+from vbank.tasks.generation import WritingTask, encode_answers, generate
 from vbank.tasks.scratch import END
 from vbank.tasks.sources import DataError, load_hub, load_local, local_folder
 from vbank.tasks.weights import load_generator
@@ -113,7 +113,7 @@ def split_by_meaning(rows: Sequence[Row], seed: int = 0) -> tuple[list[Row], lis
     return parts
 
 
-class E2ETask(Task):
+class E2ETask(WritingTask):
     """Meaning representation -> sentence, measured by five scores against all references of a meaning."""
 
     name = "e2e"
@@ -153,10 +153,6 @@ class E2ETask(Task):
         """One row a reference; the loss is on the reference and the token that ends it."""
         pairs = [(prompt(row["meaning_representation"], processor), f" {row['human_reference']}") for row in rows]
         return encode_answers(pairs, processor, settings.max_length)
-
-    def collator(self, processor: Any) -> PadRight:
-        """Pads at the right."""
-        return PadRight(processor)
 
     def measure(
         self, model: nn.Module, processor: Any, rows: Sequence[Row], settings: TaskSettings, folder: Path

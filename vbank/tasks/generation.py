@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vbank.suggestions import unknown
+from vbank.tasks.base import Task
 from vbank.tasks.sources import DataError
 
 IGNORED = -100  # a label that torch's cross-entropy leaves out
@@ -99,6 +100,14 @@ class PadRight:
             labels[i, :length] = torch.tensor(row["labels"])
             mask[i, :length] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class WritingTask(Task):
+    """A task whose model writes: what the three of them share."""
+
+    def collator(self, processor: Any) -> PadRight:
+        """Pads at the right."""
+        return PadRight(processor)
 
 
 def context_length(model: nn.Module) -> int | None:

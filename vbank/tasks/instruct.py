@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbank.suggestions import unknown
-from vbank.tasks.base import Announce, Row, Task, TaskData, subset
-from vbank.tasks.generation import PadRight, encode_answers
+from vbank.tasks.base import Announce, Row, TaskData, subset
+from vbank.tasks.generation import WritingTask, encode_answers
 from vbank.tasks.sources import DataError, hub_splits, local_folder, read_jsonl, split_of
 from vbank.tasks.weights import load_generator
 
@@ -96,7 +96,7 @@ def _chat(instruction: str, context: str, end: str) -> str:
     return f"{USER}\n{said}{end}\n{ASSISTANT}\n"
 
 
-class Instructions(Task):
+class Instructions(WritingTask):
     """The cleaned Alpaca data (VB-LoRA, section 4.3): rows with `instruction`, `input` (may be empty) and `output`.
 
     Locally a folder with train.jsonl, or with seed_tasks.jsonl, the 175 tasks by people from which Alpaca grew. The
@@ -148,10 +148,6 @@ class Instructions(Task):
         end = processor.eos_token
         pairs = [(prompt(row["instruction"], row["input"], settings.prompt, end), row["output"]) for row in rows]
         return encode_answers(pairs, processor, settings.max_length, loss_on="answer", too_long="drop")
-
-    def collator(self, processor: Any) -> PadRight:
-        """Pads at the right."""
-        return PadRight(processor)
 
     def measure(
         self, model: Any, processor: Any, rows: Sequence[Row], settings: TaskSettings, folder: Path

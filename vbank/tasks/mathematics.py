@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vbank.suggestions import unknown
-from vbank.tasks.base import Announce, Row, Task, TaskData
-from vbank.tasks.generation import PadRight, encode_answers, generate
+from vbank.tasks.base import Announce, Row, TaskData
+from vbank.tasks.generation import WritingTask, encode_answers, generate
 from vbank.tasks.mathematics_published import MARKER, metamath_math, vb_lora_gsm8k
 from vbank.tasks.mathematics_scoring import boxed, equivalent, extract
 from vbank.tasks.mathematics_symbolic import require
@@ -65,7 +65,7 @@ def prompt(problem: str) -> str:
     return PROMPT.format(problem)
 
 
-class Mathematics(Task):
+class Mathematics(WritingTask):
     """MetaMathQA (Yu et al. 2023) to train on, GSM8K (Cobbe et al. 2021) and MATH (Hendrycks et al. 2021) to measure.
 
     A row holds `query`, `response`, `benchmark` ("gsm8k" or "math") and, where it is to measure on, `answer`. Without
@@ -119,10 +119,6 @@ class Mathematics(Task):
         """Prompt, response and end of text as token ids; labels on response and end alone."""
         pairs = [(prompt(row["query"]), row["response"]) for row in rows]
         return encode_answers(pairs, processor, settings.max_length, loss_on="answer", too_long="drop")
-
-    def collator(self, processor: Any) -> PadRight:
-        """Pads at the right."""
-        return PadRight(processor)
 
     def measure(
         self, model: Any, processor: Any, rows: Sequence[Row], settings: TaskSettings, folder: Path
