@@ -214,7 +214,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             )
         raise CheckpointError(f"{path} lacks {TENSOR_FILE}; copy both files")
     try:
-        return safetensors.torch.load(file.read_bytes())
+        return dict(sorted(safetensors.torch.load(file.read_bytes()).items()))  # a file gives them in any order
     except Exception as error:  # safetensors raises its own kinds
         raise CheckpointError(f"{file} is no safetensors file: {error}") from error
 
@@ -224,7 +224,7 @@ def _refuse_incomplete(path: Path, kind: str, layers: dict[str, dict[str, Tensor
         raise CheckpointError(f"{path / TENSOR_FILE} holds no tensor of a {kind} layer; save the adapter again")
     sets = [set(ends) for ends in LAYER_TENSORS[kind]]
     whole = max(sets, key=lambda s: sum(set(ends) == s for ends in layers.values()))  # what most layers have
-    broken = sorted(name for name, ends in layers.items() if set(ends) != whole)  # a file has no order
+    broken = [name for name, ends in layers.items() if set(ends) != whole]
     if broken:
         wanted = " or ".join(" and ".join(sorted(s)) for s in sets)
         raise CheckpointError(f"{path / TENSOR_FILE}: {some(broken)} must have {wanted}, all layers the same")
