@@ -40,6 +40,20 @@ def test_top_k_by_sorting(rows, h, seed, data):
         assert w[0] == max(w) >= 1 / k - 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("h", [2, 90, 127, 128])  # from 128 on another algorithm
+def test_the_two_largest_and_their_gradient(h, dtype):
+    drawn = [torch.randperm(h, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+    logits = (torch.stack(drawn) - h / 2).to(dtype).requires_grad_()  # whole and half numbers, exact in bfloat16
+    places = torch.stack(drawn).argsort(descending=True)[:, :2]
+    indices, weights = top_k(logits, 2)
+    assert torch.equal(indices, places)
+    weights[:, 0].sum().backward()
+    share = 1 / (1 + math.exp(-1))  # of the larger of two logits that differ by one
+    expected = torch.zeros(5, h).scatter(1, places, share * (1 - share) * torch.tensor([[1.0, -1.0]]).expand(5, 2))
+    torch.testing.assert_close(logits.grad.float(), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+
+
 def test_weights_depend_on_differences_of_logits_only():
     logits = torch.tensor([[0.0, 2.0, 1.0]])
     shifted = logits + 1e4  # exp would overflow

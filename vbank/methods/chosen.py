@@ -8,6 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from vbank.methods.selection import largest
+
 
 class Chosen(nn.Module):
     """The k largest of the logits (N, h) of each sub-vector: their values, a leaf (N, k), and which they are.
@@ -35,8 +37,8 @@ class Chosen(nn.Module):
     def choose(self, logits: Tensor) -> None:
         """Choose anew. In place, so that a backward through the former choice fails and is not misread."""
         with torch.no_grad():
-            values, indices = logits.topk(self.k, dim=-1)  # (N, k) both, in descending order
-            self.values.copy_(values)
+            indices = largest(logits, self.k)  # (N, k), in descending order
+            self.values.copy_(logits.gather(-1, indices))
             self.indices.copy_(indices)
         self.made_from = (logits, logits._version)
 

@@ -17,6 +17,7 @@ Selection = Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
 
 NOISE_STD = math.log(2)  # softplus(0), where the learned scale of Shazeer et al. 2017, equation 4, starts
 TEMPERATURE = 1 / 3  # of the Gumbel-softmax in VB-LoRA's Table 5
+SMALL_BANK = 128  # below, topk on a CPU sorts otherwise (h < 64 k) and takes three times as long as two passes of max
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -29,13 +30,23 @@ def weigh(values: Tensor) -> Tensor:
     return values.softmax(dim=-1, dtype=at_least_float32(values.dtype)).to(values.dtype)
 
 
+def largest(logits: Tensor, k: int) -> Tensor:
+    """Indices (N, k) of the k largest logits (N, h) of each row, in descending order of their values."""
+    logits = logits.detach()
+    if k != 2 or logits.shape[-1] >= SMALL_BANK or logits.device.type != "cpu":
+        return logits.topk(k, dim=-1).indices
+    first = logits.max(dim=-1, keepdim=True).indices
+    second = logits.scatter(-1, first, -math.inf).max(dim=-1, keepdim=True).indices
+    return torch.cat([first, second], dim=-1)
+
+
 def top_k(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
     """w = softmax(TopK(logits, k)): the k largest logits, the others at -inf (VB-LoRA, equation 3.3).
 
     The indices come in descending order of weight, so weight 0 is the largest and never below 1/k.
     """
-    values, indices = logits.topk(k, dim=-1)  # (N, k) both
-    return indices, weigh(values)
+    indices = largest(logits, k)  # (N, k)
+    return indices, weigh(logits.gather(-1, indices))
 
 
 def select_all(logits: Tensor, k: int, training: bool = False) -> tuple[Tensor, Tensor]:
