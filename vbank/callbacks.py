@@ -1,4 +1,7 @@
-"""What the Trainer is told to do between steps: lines of progress, a watch on the loss, checkpoints within an epoch."""
+"""What the Trainer is told to do between steps.
+
+Lines of progress, a watch on the loss, checkpoints within an epoch, a log of selections.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 if TYPE_CHECKING:
+    from vbank.selections_log import Recorder
     from vbank.training import AdapterTrainer
 
 
@@ -85,3 +89,18 @@ class KeepLoss(TrainerCallback):
         if self.trainer.loss_so_far is not None:
             loss, self.trainer._globalstep_last_logged = self.trainer.loss_so_far
             self.trainer._tr_loss += loss
+
+
+class LogSelections(TrainerCallback):
+    """Has the selection recorded before the first step, every few steps, and after the last."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.recorder.steps:
+            self.recorder.record(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.recorder.every == 0 or state.global_step == state.max_steps:
+            self.recorder.record(state.global_step)

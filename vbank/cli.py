@@ -130,7 +130,9 @@ RUN_NAMES += "\n\n\b\nOn several GPUs:\n  accelerate launch --multi_gpu -m vbank
 
 @app.command(epilog=f"{RUN_NAMES}\n\n{EXAMPLE}vbank run first-finetune/vb-lora --seeds 3 --set train.epochs=2")
 def run(
-    recipe: Annotated[str, typer.Argument(help="EXPERIMENT/VARIANT, or EXPERIMENT for all its variants.")],
+    recipe: Annotated[
+        str, typer.Argument(help="EXPERIMENT/VARIANT, 'EXPERIMENT/top-*', or EXPERIMENT for all variants.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as train.epochs=3.")
     ] = None,

@@ -31,8 +31,18 @@ def path_of(out: Path, record: Record) -> Path:
     return out / record["experiment"] / record["variant"] / f"{record['run']}.json"
 
 
-def write(out: Path, record: Record) -> Path:
+def log_of(path: Path) -> Path:
+    """Where the log of selections of a run lies whose record has this path."""
+    return path.with_suffix(".safetensors")
+
+
+def write(out: Path, record: Record, log: Path | None = None) -> Path:
     """Adds a run to the ledger: written aside, then renamed, so that a reader never sees half a file.
+
+    Args:
+        out: the ledger's folder.
+        record: of the run.
+        log: its log of selections, moved beside the record.
 
     Raises:
         ValueError: a number of the record is not finite.
@@ -41,6 +51,8 @@ def write(out: Path, record: Record) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     aside.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if log is not None:
+        os.replace(log, log_of(path))
     os.replace(aside, path)
     return path
 

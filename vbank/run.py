@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vbank import ledger, optimizers, processes, quantised, tasks
+from vbank import ledger, optimizers, processes, quantised, selections_log, tasks
+from vbank.adapters import adapter_of
 from vbank.recipes import Recipe
 from vbank.tasks.base import Announce, Task, TaskData
 from vbank.tasks.sources import DataError
@@ -66,6 +67,8 @@ def check_possible(recipe: Recipe, task: Task) -> None:
         )
     optimizers.refuse_impossible(train.optimizer)
     quantised.refuse_impossible(recipe)
+    if train.log_selections:
+        selections_log.refuse_impossible(recipe)
     if train.batch_size < processes.count():
         raise ValueError(
             f"{recipe.name}: train.batch_size={train.batch_size} leaves nothing for some of {processes.count()}"
@@ -161,6 +164,8 @@ def run(
         record, busy = processes.agreed((record, busy))
         if record is not None:
             announce(f"{recipe.name} seed {seed}: finished before, see {path}")
+            if recipe.train.log_selections and not ledger.log_of(path).is_file():
+                announce(f"no selections were logged then; remove {path} and run again for a log")
             return record
         if busy:
             raise ledger.Busy(busy)
@@ -176,7 +181,7 @@ def run(
             raise OutOfMemory(out_of_memory(recipe)) from error
         record = processes.agreed(record)
         if main:
-            ledger.write(out, record)
+            ledger.write(out, record, work / selections_log.FILE if recipe.train.log_selections else None)
             for checkpoint in [*work.glob("checkpoint-*"), work / "unfinished"]:
                 shutil.rmtree(checkpoint, ignore_errors=True)
     score = record["metrics"][record["metric"]]
@@ -205,7 +210,9 @@ def _train(recipe: Recipe, seed: int, task: Task, data: TaskData, work: Path) ->
     if isinstance(rows["validation"], list):  # little padding; the metric knows no order
         order = sorted(range(len(lengths["validation"])), key=lengths["validation"].__getitem__)
         rows["validation"] = [rows["validation"][i] for i in order]
-    train = recipe.train
+    train, recorder = recipe.train, None
+    if train.log_selections:
+        recorder = selections_log.Recorder(adapter_of(model)[2].method, train.log_selections)
 
     def score(prediction: Any) -> dict[str, float]:
         return task.score(*prediction) or {}
@@ -224,6 +231,7 @@ def _train(recipe: Recipe, seed: int, task: Task, data: TaskData, work: Path) ->
         optimizer=train.optimizer,
         label_smoothing=train.label_smoothing,
         save_steps=train.save_steps,
+        recorder=recorder,
         best=task.metric if train.report == "best" else None,
         name=f"{recipe.name} seed {seed}",
         settings=work.name,
@@ -242,6 +250,10 @@ def _train(recipe: Recipe, seed: int, task: Task, data: TaskData, work: Path) ->
         with tempfile.TemporaryDirectory() as elsewhere:
             measured = measure(model, processor, recipe, task, data, work if main else Path(elsewhere))
         disk = size_on_disk(model, recipe, work, write=main)
+    logged = {}
+    if recorder is not None and main:
+        recorder.write(work / selections_log.FILE)
+        logged = {"selections": recorder.summary(work / selections_log.FILE)}
     return {
         "recipe": recipe.resolved(),
         "data": {
@@ -264,6 +276,7 @@ def _train(recipe: Recipe, seed: int, task: Task, data: TaskData, work: Path) ->
         },
         "resumed": bool(found),
         "peak_memory_bytes": peak,
+        **logged,
         "versions": ledger.versions(),
         "machine": ledger.machine(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -24,9 +24,10 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from vbank import optimizers, shards
 from vbank.batches import LengthBuckets, Share
-from vbank.callbacks import KeepLoss, Lines, RefuseNonFinite, SaveWithinEpoch
+from vbank.callbacks import KeepLoss, Lines, LogSelections, RefuseNonFinite, SaveWithinEpoch
 from vbank.methods.chosen import dense_name
 from vbank.methods.vb_lora import VBLoRAMethod
+from vbank.selections_log import FILE, Recorder
 
 TRAINED = "trained.safetensors"
 PROGRESS = "progress.json"
@@ -82,6 +83,7 @@ class AdapterTrainer(Trainer):
         optimizer: as recipes name it.
         label_smoothing: of the training loss; the validation loss has none.
         save_steps: steps between checkpoints within an epoch; 0 leaves it at one an epoch.
+        recorder: records what VB-LoRA's sub-vectors select; None for no such log.
         best: the metric whose best epoch keeps its checkpoint, for `load_best`; None keeps the last one alone.
         name: what the progress lines call the run.
         settings: what stands for the run's settings in its checkpoints; another one's checkpoint is refused.
@@ -99,6 +101,7 @@ class AdapterTrainer(Trainer):
         optimizer: str = "adamw",
         label_smoothing: float = 0.0,
         save_steps: int = 0,
+        recorder: Recorder | None = None,
         best: str | None = None,
         name: str = "",
         settings: str = "",
@@ -117,11 +120,14 @@ class AdapterTrainer(Trainer):
         self.started: tuple[float, float] | None = None  # wall clock and this process's CPU clock
         self.aside: Path | None = None
         self.loss_so_far: tuple[float, int] | None = None  # sum since the step it was last logged at
+        self.recorder = recorder
         self.remove_callback(PrinterCallback)
         if self.args.disable_tqdm:
             self.add_callback(Lines(name))
         self.add_callback(RefuseNonFinite(self))
         self.add_callback(KeepLoss(self))
+        if recorder is not None:
+            self.add_callback(LogSelections(recorder))
         if save_steps:
             rows = batch_size * self.args.gradient_accumulation_steps
             self.add_callback(SaveWithinEpoch(save_steps, steps_per_epoch=-(-len(lengths) // rows)))
@@ -248,6 +254,8 @@ class AdapterTrainer(Trainer):
             return
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trained, folder / TRAINED)
+        if self.recorder is not None:
+            self.recorder.write(folder / FILE)
         self._read_clock()
         progress = {
             "train_seconds": self.train_seconds,
@@ -283,6 +291,8 @@ class AdapterTrainer(Trainer):
         for clock in ("train_seconds", "train_cpu_seconds", "evaluate_seconds"):
             setattr(self, clock, progress[clock])
         self.loss_so_far = tuple(progress["loss_so_far"])
+        if self.recorder is not None:
+            self.recorder.resume(Path(resume_from_checkpoint) / FILE)
 
     def _load_trained(self, folder: Path) -> dict[str, Any]:
         """Puts a checkpoint's trained tensors into the model; returns its progress."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import vbank
+from vbank.adapters import adapter_of
 from vbank.tasks.digits import adapt, digits, pretrained
 
 
@@ -45,3 +46,16 @@ def test_steps_are_reported():
 def test_unknown_baseline():
     with pytest.raises(ValueError, match="half"):
         adapt("half", 1e-3)
+
+
+def test_weight_decay_reaches_the_optimizer():
+    """AdamW at a rate of 0 for the method and decay for all: the head's decay is seen."""
+    plain, decayed = (adapt("head-only", 0.0, epochs=2, weight_decay=decay).model for decay in (0.0, 10.0))
+    assert decayed.classifier.weight.norm() < 0.7 * plain.classifier.weight.norm()
+    rates = {"bank": 1e-2, "logits": 1e-2}
+    config = vbank.VBLoRA(rank=2, num_vectors=8, vector_length=16)
+    banks = [
+        adapter_of(adapt(config, rates, epochs=1, weight_decay=decay).model)[2].method.bank.norm()
+        for decay in (0.0, 50.0)
+    ]
+    assert banks[1] < 0.9 * banks[0]

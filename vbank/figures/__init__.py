@@ -6,6 +6,7 @@ Each function takes plain Python numbers (or anything that converts to a NumPy a
 ``import vbank`` does not import this package; it needs matplotlib (``pip install vbank[book]``).
 """
 
+from vbank.figures.bank import bank_plane, bank_usage, weights_by_layer, weights_by_module
 from vbank.figures.charts import (
     bars,
     copy_cost,
@@ -24,9 +25,12 @@ from vbank.figures.controls import explore
 from vbank.figures.drawings import low_rank_factors, map_of_methods, two_paths
 from vbank.figures.finetuning import accuracy_by_size
 from vbank.figures.mathematics import differences
+from vbank.figures.navigation import navigation
 from vbank.figures.palette import METHOD_COLOURS, METHOD_MARKERS, SVG_METADATA, WIDTH, style, tint
 from vbank.figures.papers import paper_table
 from vbank.figures.simplexes import simplex
+from vbank.figures.sortable import sortable
+from vbank.figures.through_training import bank_animation, first_and_last, footprints
 
 __all__ = [
     "METHOD_COLOURS",
@@ -34,25 +38,34 @@ __all__ = [
     "SVG_METADATA",
     "WIDTH",
     "accuracy_by_size",
+    "bank_animation",
+    "bank_plane",
+    "bank_usage",
     "bars",
     "composition",
     "copy_cost",
     "differences",
     "explore",
+    "first_and_last",
     "fit_curve",
+    "footprints",
     "heatmaps",
     "learning_curves",
     "lines",
     "low_rank_factors",
     "map_of_methods",
+    "navigation",
     "paper_table",
     "rank_sweep",
     "readable_bytes",
     "shootout",
     "simplex",
     "singular_values",
+    "sortable",
     "storage_by_users",
     "style",
     "tint",
     "two_paths",
+    "weights_by_layer",
+    "weights_by_module",
 ]

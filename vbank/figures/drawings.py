@@ -134,7 +134,7 @@ def _labels(axis: Axes, y: float, *at: tuple[float, str]) -> None:
         axis.text(x, y + 7.1, label, ha="center", va="center", fontsize=11)
 
 
-def _rolled(chunk: Sequence[Any], shift: int) -> list[Any]:
+def rolled(chunk: Sequence[Any], shift: int) -> list[Any]:
     """torch.roll along the rank: element i moves to i + shift."""
     return [chunk[(index - shift) % len(chunk)] for index in range(len(chunk))]
 
@@ -196,8 +196,8 @@ def map_of_methods() -> Figure:
 
     y += pitch
     for layer, strengths in enumerate(((0.98, 0.62, 0.34), (0.8, 0.48, 0.2))):
-        unshared, *ranks = _prolora_colours(strengths, layer)
-        lines = [[unshared, *_rolled(ranks, turn)] for turn in range(3) for _ in range(2)]  # rows of B, columns of A
+        unshared, *ranks = prolora_colours(strengths, layer)
+        lines = [[unshared, *rolled(ranks, turn)] for turn in range(3) for _ in range(2)]  # rows of B, columns of A
         transposed = [list(line) for line in zip(*lines, strict=True)]
         _layer(axis, layers[layer], y, lines, transposed)
         x = left + 13 * layer
@@ -217,21 +217,21 @@ def map_of_methods() -> Figure:
     for layer, x in enumerate(layers):
         for rank in range(4):
             for part in range(3):
-                upper, lower = (bank[i] for i in _pick(rank, part, 0, layer, len(bank)))
+                upper, lower = (bank[i] for i in pick(rank, part, 0, layer, len(bank)))
                 _sub_vector(axis, x + rank, y + 2 * part, 1, 2, upper, lower)
-                upper, lower = (bank[i] for i in _pick(rank, part, 1, layer, len(bank)))
+                upper, lower = (bank[i] for i in pick(rank, part, 1, layer, len(bank)))
                 _sub_vector(axis, x + 4.6 + 2 * part, y + 1 + rank, 2, 1, upper, lower)
         _labels(axis, y, (x + 2, f"$B_{layer + 1}$"), (x + 7.6, f"$A_{layer + 1}$"))
     return figure
 
 
-def _prolora_colours(strengths: Sequence[float], layer: int) -> list[Any]:
+def prolora_colours(strengths: Sequence[float], layer: int) -> list[Any]:
     """One colour for the unshared rank and three for the shared ones, other tints in each layer."""
     base = METHOD_COLOURS["PRoLoRA"] if layer == 0 else "#6a3d8a"
     return ["#404040" if layer == 0 else "#8a8a8a", *(tint(base, strength) for strength in strengths)]
 
 
-def _pick(rank: int, part: int, side: int, layer: int, bank_size: int) -> tuple[int, int]:
+def pick(rank: int, part: int, side: int, layer: int, bank_size: int) -> tuple[int, int]:
     """Two different bank vectors for a sub-vector of the toy; any fixed scatter would do."""
     one = (3 * rank + 2 * part + side + 2 * layer) % bank_size
     return one, (one + 1 + (rank + part + layer) % (bank_size - 1)) % bank_size

@@ -34,7 +34,6 @@ from vbank.suggestions import unknown
 FOLDER = Path(__file__).parent
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "mean": statistics.fmean}
 AVERAGE = "average"
-NOT_RECORDED = ("seeds", "save_steps")  # settings that a record leaves out, as no number depends on them
 TOLERANCE = 0.05  # of the number of training rows: versions of a data set differ by a few
 
 
@@ -274,7 +273,7 @@ def flat(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         f"{section}.{f.name}": f.default_factory() if f.default_factory is not MISSING else f.default
         for f in fields(recipes.SECTIONS[section])
-        if f.name not in NOT_RECORDED
+        if f.name not in recipes.NOT_RECORDED
     }
     found = defaults | {f"{section}.{key}": value for key, value in values.items()}
     for key, value in list(found.items()):

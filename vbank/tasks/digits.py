@@ -106,9 +106,10 @@ def adapt(
     batch_size: int = 100,
     seed: int = 0,
     targets: str | Sequence[str] = "all-linear",
+    weight_decay: float = 0.0,
     after_step: Callable[[int, nn.Module], Any] | None = None,
 ) -> Adaptation:
-    """Adapt the pretrained ViT to turned digits, with AdamW, no weight decay, and a fresh head for every method.
+    """Adapt the pretrained ViT to turned digits, with AdamW and a fresh head for every method.
 
     Args:
         method: a configuration such as ``vbank.LoRA(4)``, or the baseline ``"full"`` or ``"head-only"``.
@@ -117,6 +118,7 @@ def adapt(
         batch_size: digits in a step.
         seed: of the head's and the method's first values, and of the order of the digits.
         targets: as for `vbank.attach`.
+        weight_decay: of the method and of the head.
         after_step: called with the number of steps done and the model, before the first step too.
 
     Raises:
@@ -142,6 +144,7 @@ def adapt(
                 groups.append({"params": body, "lr": lr})
             for parameter in body:
                 parameter.requires_grad_(method == "full")
+        groups = [group | {"weight_decay": weight_decay} for group in groups]
         data = digits(turned=True)
         losses = _train(model, groups, *data.train, epochs, batch_size, seed, after_step)
     return Adaptation(accuracy(model, *data.test), losses, counted, model.eval())
