@@ -1,7 +1,8 @@
 # make book   install, execute every notebook, render the book into _build/html
+# make pdf    print the book into _build/book.pdf; needs Chromium
 # make test   lint, types, the book with warnings as errors, unit tests, every notebook against its stored outputs
 #
-# Both take these, as `make book NAME=value` or from the environment:
+# All take these, as `make book NAME=value` or from the environment:
 #   PYTHON       the interpreter that .venv is made with (3.11 or later)                     python3
 #   TORCH_INDEX  package index with the PyTorch build to use; empty: the one that PyPI has
 #   JOBS         notebooks and tests that run at a time, each with one thread                2
@@ -27,12 +28,15 @@ export JOBS
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help book test
+.PHONY: help book pdf test
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 book: $(VENV)/installed
 	@$(BIN)/python scripts/book.py
+
+pdf: book
+	@$(BIN)/python scripts/pdf.py
 
 # Tests ask nothing of the Hugging Face Hub; HF_HUB_OFFLINE=0 lets them.
 test: export HF_HUB_OFFLINE ?= 1

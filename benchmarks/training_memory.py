@@ -1,19 +1,22 @@
 """What training VB-LoRA holds in memory, and what can go: the logits' gradient, AdamW's moments, and their precision.
 
-Two parts. `memory` trains a VB-LoRA adapter of RoBERTa-base's and Llama-2-7B's shapes without the base model, once with
-`torch.optim.AdamW` and once with `vbank.SelectedAdamW`, and counts the bytes of weights, gradients and optimizer state,
-and the most that live tensors hold at one time; the optimizers take turns, so that their times make a ratio.
+Three parts. `memory` trains a VB-LoRA adapter of RoBERTa-base's and Llama-2-7B's shapes without the base model, once
+with `torch.optim.AdamW` and once with `vbank.SelectedAdamW`, and counts the bytes of weights, gradients and optimizer
+state, and the most that live tensors hold at one time; the optimizers take turns, so that their times make a ratio.
 `quality` trains the digits of scikit-learn with each way of saving memory and reports loss, accuracy and state, and how
-many vectors a sub-vector ever chose. Run it with ``python benchmarks/training_memory.py``; ``--tiny`` runs the same
-code in seconds.
+many vectors a sub-vector ever chose. `tried` runs recipes on real sentences and counts the latter step by step. It is
+made only if named: it takes some minutes a run, needs the recipes' data, and goes on after the last run that was
+finished. Run all with ``python benchmarks/training_memory.py``; ``--tiny`` runs the same code in seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -23,10 +26,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import vbank
 from vbank import architectures, ledger
 from vbank.live_memory import LivePeak
+from vbank.recipes import Recipe, load
+from vbank.run import load_data, run
 from vbank.tasks import digits
 
 MIB = 2**20
@@ -38,6 +44,12 @@ TINY_SHAPES = {"roberta-base": {"num_hidden_layers": 1}, "llama2-7b": {"num_hidd
 PAPER_RATES = {"bank": 1e-3, "logits": 1e-2}  # VB-LoRA, Tables 7 and 8
 FAST_RATES = {"bank": 1e-2, "logits": 1e-1}
 PLAIN, SELECTED = "AdamW", "SelectedAdamW"
+TRIED = (  # a recipe and its rates; None: its own
+    ("first-finetune/vb-lora", None),
+    ("minilm-sst2/vb-lora-qv", None),
+    ("first-finetune/vb-lora", PAPER_RATES),
+)
+TINY_RUN = ("task.source=generated", "task.train_size=32", "train.batch_size=8", "train.epochs=1")
 Make = Callable[[nn.Module, dict[str, float]], torch.optim.Optimizer]
 
 
@@ -241,6 +253,87 @@ def train_digits(way: str, config: vbank.VBLoRA, rates: dict[str, float], seed: 
     }
 
 
+# Vectors that a sub-vector tries in a recipe's run
+
+
+class Tried:
+    """Called before each step of an optimizer: which vectors each sub-vector has chosen so far, as (N, h)."""
+
+    def __init__(self) -> None:
+        self.ever = torch.empty(0, 0, dtype=torch.bool)
+        self.steps = 0
+        self.curve: list[dict[str, float]] = []
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *called_with: Any) -> None:
+        if not isinstance(optimizer, vbank.SelectedAdamW):  # the hook is called for all
+            return
+        if not self.steps:
+            self.ever = torch.zeros(optimizer.param_groups[0]["logits"], dtype=torch.bool)
+        self.ever.scatter_(1, optimizer.chosen.indices.cpu(), True)
+        self.steps += 1
+        if self.steps in (1, 2, 5, 10, 20) or self.steps % 50 == 0:
+            self.curve.append(self.now())
+
+    def now(self) -> dict[str, float]:
+        """The step, and over the sub-vectors how many vectors were tried; last, the share of all pairs."""
+        counts = self.ever.sum(1).double()
+        median, most = (counts.quantile(share).item() for share in (0.5, 0.9))
+        found = {"step": self.steps, "mean": counts.mean().item(), "median": median, "90%": most}
+        return found | {"max": counts.max().item(), "share": self.ever.double().mean().item()}
+
+
+def count_tried(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Runs a recipe whole, as `vbank run` does, and counts."""
+    tried = Tried()
+    hook = register_optimizer_step_pre_hook(tried)
+    begun = time.process_time()
+    try:
+        with tempfile.TemporaryDirectory() as out:
+            record = run(recipe, seed, out, announce=lambda line: None)
+    finally:
+        hook.remove()
+    curve = tried.curve if tried.curve[-1]["step"] == tried.steps else [*tried.curve, tried.now()]
+    return {
+        "recipe": recipe.name,
+        "lr": recipe.method.lr,
+        "num_vectors": tried.ever.shape[1],
+        "seed": seed,
+        "steps": tried.steps,
+        "sub_vectors": tried.ever.shape[0],
+        "curve": curve,
+        "metrics": record["metrics"],
+        "cpu_seconds": round(time.process_time() - begun, 1),
+    }
+
+
+def tried_part(
+    done: list[dict[str, Any]], tiny: bool, seeds: int, vectors: Sequence[int], keep: Callable[[Any], None]
+) -> dict[str, Any]:
+    """Every recipe with every bank, all at one seed before the next; `keep` is given the rows after each run."""
+    if not tiny and load_data(load(TRIED[0][0]), None).source.startswith("generated"):
+        raise SystemExit("the part tried counts on real sentences; set VBANK_DATA to a folder with glue/sst2")
+    rows = list(done)
+    for seed in range(seeds):
+        for name, rates in TRIED:
+            for h in vectors:
+                changes = ["train.optimizer=selected_adamw", f"method.num_vectors={h}", *(TINY_RUN if tiny else ())]
+                changes += [f"method.lr.{group}={rate}" for group, rate in (rates or {}).items()]
+                recipe = load(name, changes)
+                wanted = {"recipe": recipe.name, "lr": recipe.method.lr, "num_vectors": h, "seed": seed}
+                if any(wanted.items() <= row.items() for row in rows):
+                    continue
+                rows.append(count_tried(recipe, seed))
+                keep({"rows": rows})
+                last = rows[-1]["curve"][-1]
+                print(
+                    f"{recipe.name}  logits {recipe.method.lr['logits']:<5g} h {h:4}  seed {seed}  {last['step']} steps"
+                    f"  tried {last['mean']:.1f}, 90 % {last['90%']:.0f}, most {last['max']:.0f},"
+                    f" {last['share']:.1%} of the pairs",
+                    flush=True,
+                )
+    return {"rows": rows}
+
+
 # The command
 
 
@@ -277,33 +370,48 @@ def quality_part(seeds: int, epochs: int, h: int) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def write(out: Path, report: dict[str, Any]) -> None:
+    """Writes aside and renames, so that a run that is stopped leaves what was there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_suffix(".tmp")
+    aside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, out)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="one layer of each shape and one seed, in seconds")
-    parser.add_argument("--part", nargs="+", choices=("memory", "quality"), default=["memory", "quality"])
+    parser.add_argument("--part", nargs="+", choices=("memory", "quality", "tried"), default=["memory", "quality"])
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps whose memory is measured")
     parser.add_argument("--rounds", type=int, default=5, help="optimizer steps that are timed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--vectors", nargs="+", type=int, default=[90, 2048], help="h, in the part quality")
+    parser.add_argument("--vectors", nargs="+", type=int, default=[90, 2048], help="h, in the parts quality and tried")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/training_memory.json"))
     given = parser.parse_args(arguments)
     if min(given.steps, given.rounds, given.seeds, given.epochs, *given.vectors) < 1:
         parser.error("--steps, --rounds, --seeds, --epochs and --vectors must be at least 1")
     report = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else {}
     parts = [f"quality-{h}" for h in given.vectors] if "quality" in given.part else []
-    for part in ["memory"] * ("memory" in given.part) + parts:
+    for part in ["memory"] * ("memory" in given.part) + parts + ["tried"] * ("tried" in given.part):
         begun = time.perf_counter()
+
+        def keep(made: dict[str, Any], part: str = part, begun: float = begun) -> None:
+            made = made | {"tiny": given.tiny, "machine": ledger.machine(), "versions": ledger.versions()}
+            if part != "tried":  # which may have been stopped and resumed; its rows have their own
+                made |= {"seconds": round(time.perf_counter() - begun, 1)}
+            report[part] = made | {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
+            write(given.out, report)
+
+        seeds, epochs = (1, 1) if given.tiny else (given.seeds, given.epochs)
         if part == "memory":
-            made = memory_part(given.tiny, given.steps, given.rounds)
+            keep(memory_part(given.tiny, given.steps, given.rounds))
+        elif part == "tried":
+            former = report.get(part, {})
+            done = former["rows"] if former and former["tiny"] == given.tiny else []
+            tried_part(done, given.tiny, seeds, given.vectors, keep)
         else:
-            seeds, epochs = (1, 1) if given.tiny else (given.seeds, given.epochs)
-            made = quality_part(seeds, epochs, int(part.partition("-")[2]))
-        made |= {"tiny": given.tiny, "machine": ledger.machine(), "versions": ledger.versions()}
-        made |= {"seconds": round(time.perf_counter() - begun, 1)}
-        report[part] = made | {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            keep(quality_part(seeds, epochs, int(part.partition("-")[2])))
     print(f"written to {given.out}")
     return 0
 

@@ -19,7 +19,8 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import vbank
-from vbank import VBLoRA, account, optimizers, tasks
+from vbank import VBLoRA, account, optimizers, selected_adamw, tasks
+from vbank.live_memory import LivePeak
 from vbank.recipes import load
 from vbank.run import run
 from vbank.selected_adamw import Length, SelectedAdamW
@@ -160,44 +161,300 @@ def test_schedules_and_scaled_losses():
     assert_same(values(ours), values(dense), **EXACT)
 
 
+def closing(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure).item()
+
+
+def test_a_closure_makes_the_gradients_and_its_loss_is_returned():
+    (dense, theirs), (ours, mine) = pair()
+    assert [closing(ours, mine) for _ in range(5)] == [closing(dense, theirs) for _ in range(5)]
+    assert_same(values(ours), values(dense), **EXACT)
+
+
+def small(num_vectors: int) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    vbank.attach(model, VBLoRA(2, num_vectors, vector_length=2, top_k=2), ["0"], train=["2"])
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_decay, num_vectors, listed", [(0.1, 300, True), (0.0, 24, False)])
+@pytest.mark.parametrize("foreach", [False, True])
+def test_two_thousand_steps_with_schedule_and_clipping(weight_decay, num_vectors, listed, foreach):
+    """The norm that clips is AdamW's for both, as the order of its summation is the one thing that may differ."""
+    dense, ours = small(num_vectors), small(num_vectors)
+    theirs = torch.optim.AdamW(vbank.param_groups(dense, RATES, weight_decay), foreach=foreach)
+    mine = SelectedAdamW(ours, RATES, weight_decay=weight_decay)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 100, 1 - step % 1000 / 1000))
+        for optimizer in (theirs, mine)
+    ]
+    draw, clipped = torch.Generator().manual_seed(1), 0
+    for step in range(2000):
+        x, y = torch.randn(8, 8, generator=draw), torch.randn(8, 4, generator=draw)
+        norms = []
+        for model in (dense, ours):
+            (model(x) - y).square().mean().backward()
+            norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+        torch.testing.assert_close(norms[1], norms[0], **CLOSE)
+        clipped += bool(norms[0] > 0.7)
+        for model, optimizer, schedule in zip((dense, ours), (theirs, mine), schedules, strict=True):
+            nn.utils.clip_grads_with_norm_(model.parameters(), 0.7, norms[0])
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        if step % 100 == 99:
+            assert_same(values(ours), values(dense), **EXACT)
+    assert_same(in_full(ours, mine), in_full(dense, theirs), **EXACT)
+    assert ("pairs" in state_of(ours, mine)) == listed
+    assert 200 < clipped < 1800
+
+
 # What is kept, and for how many.
 
 
 def test_state_is_kept_for_the_logits_ever_chosen_and_no_others():
-    model = adapted(top_k=2)
+    model = adapted(top_k=2, num_vectors=120)
     optimizer = SelectedAdamW(model, RATES)
-    seen = ever_chosen(model, optimizer, 60)
+    first = ever_chosen(model, optimizer, 1)
+    pairs = state_of(model, optimizer)["pairs"]
+    assert pairs[pairs < first.numel()].tolist() == first.flatten().nonzero().flatten().tolist() and not first[0, 0]
+    seen = first | ever_chosen(model, optimizer, 60)
     logits, chosen = method_of(model).logits, method_of(model).chosen.values
     state = optimizer.state[chosen]
     pairs = state["pairs"][state["pairs"] < logits.numel()].tolist()
     assert pairs == seen.flatten().nonzero().flatten().tolist()
-    assert 2 * len(logits) < len(pairs) < 0.9 * logits.numel()
+    assert 4 * len(logits) < len(pairs) < 0.4 * logits.numel()
     assert optimizer.length.most == len(pairs)
     room = len(state["pairs"])
     assert len(pairs) <= room <= len(pairs) + len(pairs) // 8 + 1
-    assert sum(state[key].nbytes for key in ("pairs", "exp_avg", "exp_avg_sq")) == 12 * room
+    assert [state[key].nbytes for key in ("pairs", "exp_avg", "exp_avg_sq")] == [4 * room] * 3
     assert chosen.shape == (len(logits), 2) and logits.grad is None and chosen.grad is None
     loss_of(model).backward()
     assert logits.grad is None and chosen.grad.shape == chosen.shape
     assert vbank.count(model).trainable == method_of(model).bank.numel() + logits.numel()
 
 
-def test_the_list_ends_when_all_are_in_it():
-    (dense, theirs), (ours, mine) = pair(top_k=3, num_vectors=5)
-    train(dense, theirs, 80), train(ours, mine, 80)
-    assert_same(values(ours), values(dense), **EXACT)
-    logits = method_of(ours).logits
-    state = mine.state[method_of(ours).chosen.values]
-    assert state["pairs"].tolist() == list(range(logits.numel()))
+def test_a_list_seldom_grows_and_is_left_alone_while_nothing_is_new():
+    model = adapted(num_vectors=400)
+    optimizer = SelectedAdamW(model, RATES)
+    lists, pairs = [], []
+    for step in range(64):
+        if step == 60:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+        train(model, optimizer, 1)
+        lists.append(state_of(model, optimizer)["pairs"])
+        assert lists[-1].untyped_storage().nbytes() == 4 * len(lists[-1])
+        pairs.append(optimizer.length.most)
+        if step == 0 or len(lists[-1]) != len(lists[-2]):
+            assert len(lists[-1]) == pairs[-1] + pairs[-1] // 8
+    assert pairs[-1] > 800 and len(set(pairs)) > 40 and 5 < len(set(map(len, lists))) < 25
+    assert lists[-1] is lists[-2]
 
 
-def test_a_longer_list_than_needed_changes_nothing(monkeypatch):
-    """As on a GPU, whose count comes late: every step makes room for as many pairs as it could bring."""
-    (dense, theirs), (ours, mine) = pair()
-    grow = Length.grow
-    monkeypatch.setattr(Length, "grow", lambda self, new, limit: grow(self, new + 31, limit))
-    train(dense, theirs, 40), train(ours, mine, 40)
+# Where all moments take less than a list.
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of the logits, in either form."""
+    chosen = method_of(model).chosen
+    return optimizer.state[method_of(model).logits if chosen is None else chosen.values]
+
+
+def in_full(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments of all logits (N h,), in either form."""
+    state, number = state_of(model, optimizer), method_of(model).logits.numel()
+    moments = {key: state[key].flatten() for key in ("exp_avg", "exp_avg_sq")}
+    if "pairs" not in state:
+        return moments
+    listed = state["pairs"] < number
+    names = state["pairs"][listed].long()
+    return {key: value.new_zeros(number).index_put((names,), value[listed]) for key, value in moments.items()}
+
+
+def bytes_of(state: dict[str, Tensor]) -> int:
+    return sum(value.nbytes for key, value in state.items() if key != "step")
+
+
+@pytest.mark.parametrize(
+    "dtype, bits, share, weight_decay",
+    [(torch.float32, 2**31, 1 / 2, 0.1), (torch.bfloat16, 2**31, 3 / 8, 0.0), (torch.float32, 576, 3 / 8, 0.0)],
+    ids=["float32", "bfloat16", "64-bit names"],
+)
+def test_beyond_half_of_the_pairs_all_moments_are_held_and_none_changes(dtype, bits, share, weight_decay, monkeypatch):
+    monkeypatch.setattr(selected_adamw, "IN_32_BITS", bits)
+    (dense, theirs), (ours, mine) = pair(num_vectors=16, weight_decay=weight_decay, dtype=dtype)
+    logits = method_of(dense).logits
+    assert logits.numel() == 576
+    seen, listed = torch.zeros_like(logits, dtype=torch.bool), []
+    for _ in range(50):
+        seen.scatter_(1, logits.detach().topk(2).indices, True)
+        train(dense, theirs, 1), train(ours, mine, 1)
+        state = state_of(ours, mine)
+        listed.append("pairs" in state)
+        assert listed[-1] == (seen.sum() <= share * 576)
+        assert not listed[-1] or state["pairs"].dtype == (torch.int32 if bits > 576 else torch.int64)
+        assert_same(values(ours), values(dense), **EXACT)
+        assert_same(in_full(ours, mine), in_full(dense, theirs), **EXACT)
+        assert bytes_of(state) <= (3 / 4 if listed[-1] else 1) * bytes_of(state_of(dense, theirs))
+    assert listed[0] and not listed[-1] and state["step"] == 50
+    assert seen.sum() < 576  # for some the moments are still zero
+
+
+def test_half_of_the_pairs_are_still_a_list():
+    (dense, theirs), (ours, mine) = pair(top_k=2, num_vectors=4)
+    for listed in (True, False):
+        train(dense, theirs, 1), train(ours, mine, 1)
+        assert ("pairs" in state_of(ours, mine)) == listed
+        assert_same(in_full(ours, mine), in_full(dense, theirs), **EXACT)
+
+
+def test_where_one_step_chooses_more_than_half_no_list_is_made():
+    (dense, theirs), (ours, mine) = pair(top_k=3, num_vectors=5, weight_decay=0.1)
+    train(dense, theirs, 1), train(ours, mine, 1)
+    assert "pairs" not in state_of(ours, mine)
+    train(dense, theirs, 60), train(ours, mine, 60)
     assert_same(values(ours), values(dense), **EXACT)
+    assert_same(in_full(ours, mine), in_full(dense, theirs), **EXACT)
+
+
+def step_peaks(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[int]:
+    """The most bytes held at one time in each of 30 passes and steps, state included; logits are drawn anew."""
+    draw, peaks = torch.Generator().manual_seed(3), []
+    with LivePeak() as live:
+        for _ in range(30):
+            with torch.no_grad():
+                method_of(model).logits.normal_(generator=draw)
+            live.peak = live.now
+            rows = method_of(model).compose()
+            rows.backward(torch.ones_like(rows))
+            del rows
+            optimizer.step()
+            optimizer.zero_grad()
+            peaks.append(live.peak)
+    return peaks
+
+
+def test_no_step_holds_more_than_one_of_adamw():
+    found = {}
+    for kind in ("adamw", "selected_adamw"):
+        model = nn.Sequential(nn.Linear(64, 64))
+        vbank.attach(model, VBLoRA(8, 64, 2, 2), ["0"])
+        optimizer = optimizers.build(kind, vbank.param_groups(model, 1e-2), model)
+        found[kind] = step_peaks(model, optimizer)
+    theirs, ours = found.values()
+    assert "pairs" not in state_of(model, optimizer)
+    assert ours[0] < theirs[0] / 3
+    assert 0.8 * max(theirs) < max(ours) < 1.03 * max(theirs)
+
+
+def test_checkpoints_of_either_form_go_on_exactly_in_an_optimizer_of_either_form():
+    model = adapted(num_vectors=16)
+    optimizer = SelectedAdamW(model, RATES, weight_decay=0.1)
+    saved, listed = [], []
+    for steps in (4, 36, 20):
+        train(model, optimizer, steps)
+        listed.append("pairs" in state_of(model, optimizer))
+        saved.append(copy.deepcopy({"model": values(model), "optimizer": optimizer.state_dict()}))
+    assert listed == [True, False, False]
+    for begun, left in ((0, 56), (1, 20)):
+        for before in (0, 4, 40):
+            other = adapted(num_vectors=16)
+            again = SelectedAdamW(other, RATES)
+            train(other, again, before)
+            again.load_state_dict(copy.deepcopy(saved[begun]["optimizer"]))
+            other.load_state_dict(saved[begun]["model"])
+            if listed[begun]:
+                pairs = state_of(other, again)["pairs"]
+                assert again.length.most == (pairs < 576).sum() < len(pairs)
+            else:
+                assert "pairs" not in state_of(other, again)
+            train(other, again, left)
+            assert_same(values(other), saved[2]["model"], **EXACT)
+            assert_same(in_full(other, again), in_full(model, optimizer), **EXACT)
+
+
+def test_a_state_of_no_step_starts_the_list_anew():
+    model = adapted()
+    optimizer = SelectedAdamW(model, RATES)
+    start = copy.deepcopy(optimizer.state_dict())
+    train(model, optimizer, 5)
+    optimizer.load_state_dict(start)
+    train(model, optimizer, 1)
+    assert optimizer.length.most == 2 * len(method_of(model).logits)
+
+
+def test_a_loaded_list_that_is_too_long_is_left(monkeypatch):
+    (dense, theirs), (ours, mine) = pair(num_vectors=16)
+    with monkeypatch.context() as patched:
+        patched.setattr(selected_adamw, "LARGEST", 9)
+        train(dense, theirs, 60), train(ours, mine, 60)
+    again = SelectedAdamW(ours, RATES)
+    again.load_state_dict(mine.state_dict())
+    assert len(state_of(ours, again)["pairs"]) > 288
+    for group in (*theirs.param_groups, *again.param_groups):
+        group["lr"] = 0.0  # nothing new is chosen
+    train(dense, theirs, 1), train(ours, again, 1)
+    assert "pairs" not in state_of(ours, again)
+    assert_same(in_full(ours, again), in_full(dense, theirs), **EXACT)
+
+
+@pytest.mark.parametrize(
+    "pairs, logits, size, expected",
+    [
+        (1000, 2000, 4, 12_000),
+        (1001, 2000, 4, 16_000),
+        (750, 2000, 2, 6000),
+        (751, 2000, 2, 8000),
+        (3, 2**31 - 1, 4, 36),
+        (3, 2**31, 4, 48),
+        (3 * 2**28, 2**31, 4, 3 * 2**32),
+        (3 * 2**28 + 1, 2**31, 4, 2**34),
+    ],
+)
+def test_bytes_of_a_list_and_of_all(pairs, logits, size, expected):
+    assert selected_adamw.state_bytes(pairs, logits, size) == expected
+
+
+# A GPU's count of the pairs comes late.
+
+
+class Late:
+    """A count on its way that comes when it is asked for a third time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def query(self) -> bool:
+        self.asked += 1
+        return self.asked == 3
+
+
+def test_a_count_that_comes_late_changes_nothing(monkeypatch):
+    def ask(length: Length, count: Tensor) -> None:
+        if length.answer is None:
+            length.answer, length.since = (count, Late()), 0
+
+    monkeypatch.setattr(selected_adamw, "counts_late", lambda device: True)
+    monkeypatch.setattr(Length, "ask", ask)
+    (dense, theirs), (ours, mine) = pair(num_vectors=120)
+    spare = []
+    for _ in range(40):
+        train(dense, theirs, 1), train(ours, mine, 1)
+        number = int((state_of(ours, mine)["pairs"] < method_of(ours).logits.numel()).sum())
+        assert number <= mine.length.most <= len(state_of(ours, mine)["pairs"])
+        spare.append(mine.length.most - number)
+    assert 72 <= max(spare) <= 6 * 72
+    assert_same(values(ours), values(dense), **EXACT)
+    assert_same(in_full(ours, mine), in_full(dense, theirs), **EXACT)
 
 
 class Answer:
@@ -356,6 +613,14 @@ def compiled():
     torch._dynamo.reset()
 
 
+def test_a_compiled_model_may_be_given(compiled):
+    model, forward, former, _ = compiled
+    train(model, former, 1)
+    SelectedAdamW(forward, RATES)
+    with pytest.raises(ValueError, match="the logits are no longer trained by this optimizer"):
+        former.step()
+
+
 def test_choose_brings_in_what_no_forward_notices(compiled):
     model, forward, optimizer, fresh = compiled
     with torch.no_grad():
@@ -471,6 +736,29 @@ def test_moving_to_another_type_and_back():
     assert torch.equal(twin(X), ours(X)) and method_of(twin).chosen is not method_of(ours).chosen
 
 
+def test_a_move_while_gradients_wait_is_refused_by_the_next_forward():
+    model = adapted()
+    optimizer = SelectedAdamW(model, RATES)
+    loss_of(model).backward()
+    method_of(model).to(torch.bfloat16).to(torch.float32)
+    with pytest.raises(ValueError, match="the logits change while gradients of the former choice wait"):
+        model(X)
+    optimizer.zero_grad()
+    assert_sees_its_logits(model, model)
+    with torch.no_grad():
+        method_of(model).logits.mul_(100)
+    optimizer.choose()
+    method_of(model).chosen.to(torch.bfloat16).to(torch.float32)  # by themselves, which the logits do not show
+    assert_sees_its_logits(model, model)
+
+
+def test_the_choice_moves_to_another_device():
+    model = adapted()
+    SelectedAdamW(model, RATES)
+    method_of(model).to("meta")
+    assert {method_of(model).chosen.indices.device.type, method_of(model).chosen.values.device.type} == {"meta"}
+
+
 def test_released_logits_train_on_with_another_optimizer():
     model = adapted()
     optimizer = SelectedAdamW(model, RATES)
@@ -492,7 +780,10 @@ def test_released_logits_train_on_with_another_optimizer():
     with pytest.raises(ValueError, match="the logits are no longer trained by this optimizer"):
         optimizer.step()
     one = SelectedAdamW(model, RATES)
-    SelectedAdamW(model, RATES)
+    latest = SelectedAdamW(model, RATES)
+    one.release()  # has nothing to release
+    assert not method_of(model).logits.requires_grad
+    train(model, latest, 1)
     with pytest.raises(ValueError, match="the logits are no longer trained by this optimizer"):
         one.step()
 
@@ -538,8 +829,12 @@ def test_what_it_cannot_train_is_refused():
         SelectedAdamW(nn.DataParallel(ours), 1e-2)
     with pytest.raises(ValueError, match="no learning rate for head"):
         SelectedAdamW(ours, {"bank": 1e-2, "logits": 1e-2})
-    with pytest.raises(ValueError, match=r"betas are \(0.9, 1.0\)"):
-        SelectedAdamW(ours, 1e-2, betas=(0.9, 1.0))
+    for wrong in ({"betas": (0.9, 1.0)}, {"betas": (1.0, 0.9)}, {"betas": (-0.1, 0.9)}, {"betas": (0.1, -0.9)}):
+        with pytest.raises(ValueError, match=r"betas are \(.* a beta lies in \[0, 1\)"):
+            SelectedAdamW(ours, 1e-2, **wrong)
+    with pytest.raises(ValueError, match=r"eps is 0.0; .* eps is above 0"):  # AdamW's logits would be 0 / 0
+        SelectedAdamW(ours, 1e-2, eps=0.0)
+    SelectedAdamW(adapted(), 1e-2, betas=(0.0, 0.0))
     assert method_of(ours).logits.requires_grad and method_of(ours).chosen is None
 
 
@@ -547,7 +842,11 @@ class DTensor(Tensor):
     """Stands in for torch's class of that name, which needs a process group."""
 
 
-def test_parameters_that_fsdp_spreads_later_are_refused_in_the_step():
+def test_parameters_that_fsdp_spreads_are_refused_also_in_the_step():
+    model = adapted()
+    method_of(model).bank = nn.Parameter(torch.zeros(40, 8).as_subclass(DTensor))
+    with pytest.raises(ValueError, match="does not train parameters that FSDP has spread; take torch.optim.AdamW"):
+        SelectedAdamW(model, RATES)
     model = adapted()
     optimizer = SelectedAdamW(model, RATES)
     optimizer.param_groups[1]["params"] = [torch.zeros(3).as_subclass(DTensor)]
@@ -593,7 +892,7 @@ def test_a_recipe_gives_the_curve_of_adamw_also_when_it_is_killed_and_resumed(tm
     assert_same(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_the_account_holds_what_is_there(monkeypatch):
+def test_the_account_holds_what_is_there():
     model = bert(num_labels=3)
     config = VBLoRA(2, 30, 8, 2)
     vbank.attach(model, config, "all-linear", train=["classifier"])
@@ -603,9 +902,10 @@ def test_the_account_holds_what_is_there(monkeypatch):
         model(tokens()).logits.square().mean().backward()
         held = sum(p.grad.nbytes for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
-    state = optimizer.state[method_of(model).chosen.values]
-    monkeypatch.setattr(account, "EVER_CHOSEN", len(state["pairs"]) / len(method_of(model).logits))
-    found = account.memory(model.config, config, length=8, classes=3, optimizer="selected_adamw").held
+    state = state_of(model, optimizer)
+    tried = len(state["pairs"]) / len(method_of(model).logits)
+    wanted = {"length": 8, "classes": 3, "optimizer": "selected_adamw"}
+    found = account.memory(model.config, config, **wanted, ever_chosen=tried).held
     moments = [v.nbytes for part in optimizer.state.values() for key, v in part.items() if key != "step"]
     assert found["gradients"] == held
     assert found["optimizer state"] == pytest.approx(sum(moments), abs=1)
@@ -619,6 +919,16 @@ def test_the_account_of_a_large_model_by_hand():
     assert spared.held["gradients"] == 4 * (bank + 2 * n)
     assert spared.held["optimizer state"] == 8 * bank + 12 * n * 64  # the mean that it takes
     assert spared.held["adapter and head"] == plain.held["adapter and head"]
+    for number, counted in ((1, 2), (40, 40), (1024, 1024)):
+        found = account.memory("llama2-7b", config, optimizer="selected_adamw", ever_chosen=number)
+        assert found.held["optimizer state"] == 8 * bank + 12 * n * counted
+    for number in (1025, 2048, 10_000):  # all moments take less than a list
+        found = account.memory("llama2-7b", config, optimizer="selected_adamw", ever_chosen=number)
+        assert found.held["optimizer state"] == plain.held["optimizer state"]
+    half = account.memory("llama2-7b", config, optimizer="selected_adamw", adapter="bf16")
+    assert half.held["optimizer state"] == 4 * bank + 8 * n * 64
+    with pytest.raises(ValueError, match="ever_chosen is 0.5; it must be at least 1"):
+        account.memory("llama2-7b", config, optimizer="selected_adamw", ever_chosen=0.5)
     with pytest.raises(ValueError, match="'selected_adamw' trains VB-LoRA"):
         account.memory("llama2-7b", vbank.LoRA(4), optimizer="selected_adamw")
 

@@ -19,6 +19,7 @@ from vbank.activations import CAUSAL, GATED, Run, Shape
 from vbank.methods.base import Config, Site
 from vbank.methods.vb_lora import VBLoRA
 from vbank.recipes import BASELINES
+from vbank.selected_adamw import state_bytes
 from vbank.suggestions import unknown
 from vbank.targets import Targets, resolve
 
@@ -26,9 +27,7 @@ SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a number
 # Bytes of optimizer state a trained number: two averages in float32, or in 8 bits with a float32 for 256 of them. The
 # latter is a lower bound: bitsandbytes keeps a tensor of fewer than 4,096 numbers, as most of VeRA's are, in 32 bits.
 STATES = {"adamw": 8.0, "paged_adamw_32bit": 8.0, "adamw_8bit": 2 * (1 + 4 / 256), "selected_adamw": 8.0}
-# Vectors that a sub-vector ever chose, a mean: 13 to 39 were measured in 100 to 400 steps, of 90 and of 2,048. More
-# steps bring more, so this leaves room.
-EVER_CHOSEN = 64
+EVER_CHOSEN = 64  # see `memory`
 QUANTISE = ("none", "nf4", "int8")
 ATTENTION = ("sdpa", "eager")
 MIB, GIB = 2**20, 2**30
@@ -140,12 +139,14 @@ def memory(
     mask_size: int = 1,
     padded: bool = True,
     autocast: bool | None = None,
+    ever_chosen: float = EVER_CHOSEN,
 ) -> Account:
     """The peak of a training step in which gradients are held, as with accumulation.
 
     Of n trained numbers, c bytes each: gradients c n; AdamW's two averages 2 c n, in 32 bits 8 n, in 8 bits
-    2 (1 + 4/256) n; `vbank.SelectedAdamW` holds for P of VB-LoRA's logits 4 P + 2 c P. The other terms stand where they
-    are computed: `weights`, `numbers`, `spared`, `vbank.activations`, `logits` and `transient`.
+    2 (1 + 4/256) n; `vbank.SelectedAdamW` holds for P of VB-LoRA's logits (4 + 2 c) P, or from about a half of the
+    logits on 2 c n, as AdamW. The other terms stand where they are computed: `weights`, `numbers`, `spared`,
+    `vbank.activations`, `logits` and `transient`.
 
     Args:
         architecture: one of `architectures.ARCHITECTURES`, or a configuration of transformers.
@@ -165,6 +166,9 @@ def memory(
         padded: whether rows of unequal length share a batch; images never do.
         autocast: normalisations in float32 and products cast, as `vbank run` trains quantised weights in half
             precision; None: where the weights are quantised. In Llama's relatives alone.
+        ever_chosen: of "selected_adamw": bank vectors that a sub-vector chooses in the whole training, a mean; P is N
+            times that. In 500 steps of MiniLM on SST-2, 16 to 26 of 90 as of 2,048 were measured
+            (benchmarks/training_memory.py, part "tried"); more steps bring more, so the default leaves room.
 
     Raises:
         ValueError: an unknown name or type, a number below 1, rows longer than the model reads, or targets that match
@@ -175,7 +179,7 @@ def memory(
         if value not in known:
             raise ValueError(unknown(kind, value, known))
     found = body(architecture)
-    check(found, config, batch=batch, length=length)
+    check(found, config, batch=batch, length=length, ever_chosen=ever_chosen)
     size, method = SIZES[compute], config if isinstance(config, Config) else None
     shape = found.shape
     padded = padded and shape.family != "vit"
@@ -190,10 +194,10 @@ def memory(
     own, head, frozen = numbers(found, config, sites, classes)
     trained = own + head
     held["adapter and head"] = number * (head + frozen + (own if method else 0))  # a baseline's own are the weights
-    dense, chosen, pairs = spared(method, sites) if optimizer == "selected_adamw" else (0, 0, 0)
+    dense, chosen, kept_for = spared(method, sites, ever_chosen) if optimizer == "selected_adamw" else (0, 0, 0)
     held["gradients"] = number * (trained - dense + chosen)
     own_type = number / 4 if optimizer in ("adamw", "selected_adamw") else 1
-    states = round(STATES[optimizer] * (trained - dense) * own_type) + pairs * (4 + 2 * number)
+    states = round(STATES[optimizer] * (trained - dense) * own_type) + state_bytes(kept_for, dense, number)
     held["optimizer state"] = states
     layers = activations.by_layer(sites)
     kept = [
@@ -217,7 +221,7 @@ def memory(
     return Account(title, held, passing, trained, pageable, settings)
 
 
-def check(found: Body, config: Config | str, length: int, **counts: int) -> None:
+def check(found: Body, config: Config | str, length: int, **counts: float) -> None:
     """Refuses what neither memory nor operations can be reckoned for.
 
     Raises:
@@ -276,8 +280,8 @@ def numbers(found: Body, config: Config | str, sites: Sequence[Site], classes: i
     return own, head, config.rank * sum(a + b for a, b in ([largest] if getattr(config, "shared", True) else sizes))
 
 
-def spared(method: Config | None, sites: Sequence[Site]) -> tuple[int, int, int]:
-    """Of `vbank.SelectedAdamW`: the logits N h, those with a gradient N k, and those with state, N `EVER_CHOSEN`.
+def spared(method: Config | None, sites: Sequence[Site], ever_chosen: float) -> tuple[int, int, int]:
+    """Of `vbank.SelectedAdamW`: the logits N h, those with a gradient N k, and those ever chosen, N `ever_chosen`.
 
     Raises:
         ValueError: no VB-LoRA with selection "top_k".
@@ -285,7 +289,8 @@ def spared(method: Config | None, sites: Sequence[Site]) -> tuple[int, int, int]
     if not isinstance(method, VBLoRA) or method.selection != "top_k":
         raise ValueError("'selected_adamw' trains VB-LoRA with selection 'top_k'; take optimizer 'adamw'")
     subs = sum(sum(method.sub_vectors(site)) for site in sites)
-    return subs * method.num_vectors, subs * method.top_k, subs * min(EVER_CHOSEN, method.num_vectors)
+    h, k = method.num_vectors, method.top_k
+    return subs * h, subs * k, round(subs * min(max(ever_chosen, k), h))
 
 
 def logits(shape: Shape, run: Run) -> int:

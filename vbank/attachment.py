@@ -60,6 +60,13 @@ def attach(
     Raises:
         ValueError: a target or train name matches nothing, a layer does not suit the method, the name is taken, the
             model is wrapped or merged, or its layers lie on several devices. The model is then as it was.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> adapter = vbank.attach(model, vbank.LoRA(rank=2), targets=["0"], train=["2"])
+        >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        ['2.weight', '2.bias', 'vbank.default.method.A.0', 'vbank.default.method.B.0']
     """
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise ValueError(f"dtype is {dtype!r}; choose torch.float32, bfloat16, float16 or float64, or None for float32")
@@ -234,6 +241,17 @@ def activate(model: nn.Module, name: str) -> Adapter:
 
     Raises:
         ValueError: there is no such adapter, one is merged, or the adapters are disabled.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> for name in ("formal", "brief"):
+        ...     adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), ["0"], name=name)
+        >>> x = torch.ones(1, 8)
+        >>> brief = model(x)
+        >>> adapter = vbank.activate(model, "formal")
+        >>> torch.equal(model(x), brief)
+        False
     """
     model, home, adapter = adapter_of(model, name)
     refuse_merged(home)
@@ -255,6 +273,15 @@ def detach(model: nn.Module, name: str | None = None) -> None:
 
     Raises:
         ValueError: there is no such adapter, another one is merged, or the adapters are disabled.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> before = list(model.state_dict())
+        >>> adapter = vbank.attach(model, vbank.VeRA(rank=4), targets=["0"])
+        >>> vbank.detach(model)
+        >>> list(model.state_dict()) == before
+        True
     """
     model, home, adapter = adapter_of(model, name)
     refuse_disabled(home)
@@ -307,6 +334,15 @@ def param_groups(
 
     Raises:
         ValueError: an unknown group, a group without a rate, a rate below zero, or an adapter that cannot be trained.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), ["0"], train=["2"])
+        >>> groups = vbank.param_groups(model, lr=dict(bank=1e-3, logits=1e-2, head=4e-3))
+        >>> [(group["name"], group["lr"]) for group in groups]
+        [('bank', 0.001), ('logits', 0.01), ('head', 0.004)]
+        >>> optimizer = torch.optim.AdamW(groups)
     """
     model, home, adapter = adapter_of(model, name)
     if adapter.method.frozen:

@@ -71,6 +71,13 @@ def save(
         ValueError: no such adapter or form, values that are not finite or beyond float16's 65,504, parameters of
             several types, `half` with the resumable form, or `path` is a file. Nothing is written then.
         OSError: the disk is full or not writable. An adapter that was in the folder stays whole.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), targets=["0"])
+        >>> vbank.save(model, "adapter")
+        >>> vbank.save(model, "to-train-on", form="resumable")
     """
     model, home, adapter = adapter_of(model, name)
     if form not in FORMS:
@@ -234,6 +241,17 @@ def load(model: nn.Module, path: str | os.PathLike[str], name: str = "default", 
     Raises:
         CheckpointError: the files are missing, damaged, of an unknown version, or hold values out of range.
         ValueError: the model has other layers or shapes, or the name is taken. The model is then as it was.
+
+    Example:
+        >>> import copy, torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> fresh = copy.deepcopy(model)
+        >>> adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), targets=["0"])
+        >>> vbank.save(model, "adapter")
+        >>> adapter = vbank.load(fresh, "adapter")
+        >>> x = torch.ones(1, 8)
+        >>> torch.allclose(fresh(x), model(x))
+        True
     """
     stored = read(Path(path))
     check_room(model, name)

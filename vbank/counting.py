@@ -67,6 +67,18 @@ def count(model: nn.Module, name: str | None = None) -> Count:
 
     Raises:
         ValueError: there is no such adapter.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> adapter = vbank.attach(model, vbank.LoRA(rank=2), targets=["0"], train=["2"])
+        >>> print(vbank.count(model))
+                             trained           stored          bytes
+        A                         16             16.0             64
+        B                         16             16.0             64
+        ------------------------------------------------------------
+        LoRA, 1 layer             32             32.0            128
+        head, apart               18             18.0             72
     """
     model, _, adapter = adapter_of(model, name)
     groups = adapter.method.groups()
@@ -93,6 +105,13 @@ def count_sites(config: Config, sites: Sequence[Site], itemsize: int = 4) -> Cou
 
     Raises:
         ValueError: a site's shape does not suit the method.
+
+    Example:
+        >>> import vbank
+        >>> from vbank import architectures
+        >>> sites = architectures.sites("roberta-base", "qv")
+        >>> len(sites), vbank.count_sites(vbank.LoRA(rank=8), sites).bytes
+        (24, 1179648)
     """
     config.check(sites)
     return Count(config.title, config.storage(sites, itemsize), None, len(sites))

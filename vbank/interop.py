@@ -67,6 +67,12 @@ def to_peft(
             otherwise, values that are not finite, or `out` is a file. Nothing is written then.
         OSError: the disk is full or not writable. An adapter that was in the folder stays whole. A process killed while
             it renames leaves none that loads; the former files then lie in a folder `.aside-*/former` beside.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> adapter = vbank.attach(model, vbank.PRoLoRA(rank=4, share_a=2, share_b=2), targets=["0"])
+        >>> vbank.to_peft(model, "lora", as_lora=True)
     """
     model, home, adapter = adapter_of(model, name)
     folder = Path(out)
@@ -143,6 +149,14 @@ def from_peft(
             three; DoRA, biases, an initialisation that changed the base model, or another setting that vbank does not
             read; tensors that are unexpected or do not fit the settings.
         ValueError: the model has other layers or shapes, or the name is taken. The model is then as it was.
+
+    Example:
+        >>> import torch, vbank
+        >>> model, other = torch.nn.Sequential(torch.nn.Linear(8, 8)), torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> adapter = vbank.attach(model, vbank.LoRA(rank=2, alpha=4), targets=["0"])
+        >>> vbank.to_peft(model, "peft")
+        >>> vbank.from_peft(other, "peft").config
+        LoRA(rank=2, dropout=0.0, alpha=4)
     """
     found = read(Path(folder))
     check_room(model, name)

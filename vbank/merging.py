@@ -29,6 +29,16 @@ def merge(model: nn.Module, name: str | None = None) -> None:
     Raises:
         ValueError: already merged, not the active adapter, the adapters are disabled, a weight is shared with a module
             that is not adapted, or the update is not finite. The weights are then as they were.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), targets=["0"])
+        >>> x = torch.ones(1, 8)
+        >>> before = model(x)
+        >>> vbank.merge(model)
+        >>> torch.allclose(model(x), before)
+        True
     """
     model, home, adapter = adapter_of(model, name)
     if home.merged is not None:
@@ -70,6 +80,16 @@ def unmerge(model: nn.Module) -> None:
 
     Raises:
         ValueError: nothing is merged.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> weight = model[0].weight.clone()
+        >>> adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), targets=["0"])
+        >>> vbank.merge(model)
+        >>> vbank.unmerge(model)
+        >>> torch.equal(model[0].weight, weight)
+        True
     """
     model, home = adapters_of(model)
     if home.merged is None:
@@ -116,6 +136,16 @@ def enabled(model: nn.Module, flag: bool = True) -> Iterator[nn.Module]:
 
     Raises:
         ValueError: the model has no adapter.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> x = torch.ones(1, 8)
+        >>> base = model(x)
+        >>> adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), targets=["0"])
+        >>> with vbank.enabled(model, False):
+        ...     torch.equal(model(x), base)
+        True
     """
     wrapped = model
     model, home = adapters_of(model)

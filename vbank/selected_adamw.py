@@ -3,7 +3,8 @@
 A sub-vector chooses k of its h logits; the others have a gradient of zero. A logit that was never chosen has moments of
 zero, so AdamW does not move it, but for decoupled weight decay, which shrinks all logits by one factor. One that was
 chosen and no longer is keeps its moments and goes on moving, here as there. So nothing changes if the gradient is
-(N, k), and if the moments are a list of the pairs (sub-vector, vector) that were ever chosen.
+(N, k), and if the moments are a list of the pairs (sub-vector, vector) that were ever chosen. A list also holds names,
+so once many pairs are in it, all moments without names take less; the optimizer then goes over to those.
 """
 
 from __future__ import annotations
@@ -22,15 +23,21 @@ from vbank.methods.vb_lora import VBLoRAMethod
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SLACK = 8  # a list that is full grows by an eighth beyond what it needs, so that it is seldom copied
+# A list may take this share of the bytes of all moments. To lengthen a larger one, a step would hold more than AdamW's.
+LARGEST = 3 / 4
+IN_32_BITS = 2**31  # so many pairs have names of 32 bits
 
 
 class SelectedAdamW(torch.optim.Optimizer):
     """AdamW (Loshchilov and Hutter 2019) for a VB-LoRA adapter, with gradients and moments of chosen logits alone.
 
     For N sub-vectors of h logits in float32, AdamW holds 4 N h bytes of gradient and 8 N h of moments. This one holds
-    4 N k and 12 P, where P is the number of pairs ever chosen, at most N h: 4 bytes name a pair, 8 are its moments. The
-    other groups are trained by `torch.optim.adamw.adamw` as usual, and so are the P logits, gathered into a vector: the
-    results are those of `torch.optim.AdamW` but for the order of summation in a norm that clips gradients.
+    4 N k and 12 P, where P is the number of pairs ever chosen: 4 bytes name a pair, 8 are its moments; a list that
+    grows has up to an eighth to spare. Once P exceeds N h / 2 (in half precision 3 N h / 8), it holds all moments,
+    8 N h, from then on, so that neither its state nor the most that a step holds exceeds AdamW's.
+
+    The other groups are trained by `torch.optim.adamw.adamw` as usual, and so are the P logits, gathered into a vector:
+    the results are those of `torch.optim.AdamW` but for the order of summation in a norm that clips gradients.
 
     While it is in use, `method.logits` needs no gradient; `method.chosen.values` (N, k) does. A step uses up the
     logits' gradient: it is None afterwards. The list of pairs grows by an upper bound of its length that the device
@@ -48,13 +55,23 @@ class SelectedAdamW(torch.optim.Optimizer):
         model: a model whose active adapter is VB-LoRA with selection "top_k".
         lr: one learning rate, or one a group (bank, logits, head), as for `vbank.param_groups`.
         betas: decay of the two moments.
-        eps: added to the root of the second.
+        eps: added to the root of the second; above 0, for the moments of a logit that was never chosen are 0.
         weight_decay: decoupled, of all groups.
         name: the adapter; None takes the active one.
 
     Raises:
         ValueError: another method, a selection that needs the gradient of all logits, a model that is wrapped or spread
             over processes, or what `vbank.param_groups` refuses.
+
+    Example:
+        >>> import torch, vbank
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> adapter = vbank.attach(model, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4, top_k=2), ["0"])
+        >>> optimizer = vbank.SelectedAdamW(model, lr=dict(bank=1e-3, logits=1e-2))
+        >>> model(torch.ones(1, 8)).sum().backward()
+        >>> adapter.method.logits.shape, adapter.method.chosen.values.grad.shape
+        (torch.Size([8, 6]), torch.Size([8, 2]))
+        >>> optimizer.step()
     """
 
     def __init__(
@@ -70,12 +87,9 @@ class SelectedAdamW(torch.optim.Optimizer):
         method = adapter.method
         refuse(model, adapter.name, method)
         assert isinstance(method, VBLoRAMethod)
-        if not (0.0 <= betas[0] < 1.0 and 0.0 <= betas[1] < 1.0 and eps >= 0.0):
-            raise ValueError(f"betas are {betas} and eps is {eps}; a beta lies in [0, 1), and eps is at least 0")
-        former, method.chosen = (
-            method.chosen,
-            None,
-        )  # the logits of a former optimizer, which stays in use if this fails
+        if not (0.0 <= betas[0] < 1.0 and 0.0 <= betas[1] < 1.0 and eps > 0.0):
+            raise ValueError(f"betas are {betas} and eps is {eps}; a beta lies in [0, 1), and eps is above 0")
+        former, method.chosen = method.chosen, None  # a former optimizer stays in use if this fails
         try:
             groups = param_groups(model, lr, weight_decay, name)
         finally:
@@ -136,48 +150,55 @@ class SelectedAdamW(torch.optim.Optimizer):
         assert logits is not None
         flat = logits.detach().view(-1)  # (N h,)
         names = torch.arange(len(logits), device=flat.device)[:, None] * logits.shape[1] + chosen.indices  # (N, k)
-        keys = names.flatten().to(torch.int32 if len(flat) < 2**31 else torch.int64)
+        keys = names.flatten().to(name_type(len(flat)))
         state = self._with_places(keys, flat)
-        pairs = state["pairs"]  # (P,)
-        grads = torch.zeros_like(state["exp_avg"]).scatter_(0, torch.searchsorted(pairs, keys), grad.flatten())
-        # A free place stands in for the first pair, with its value, so that all places are written at once.
-        free = pairs == len(flat)
-        where = torch.where(free, pairs[0], pairs).long()
-        if group["weight_decay"]:
-            flat.mul_(1 - group["lr"] * group["weight_decay"])
-        values = flat[where]
-        _adamw(group, [values], [grads], [state], 0.0)
-        flat.scatter_(0, where, torch.where(free, values[0], values))
+        if "pairs" in state:
+            pairs = state["pairs"]  # (P,)
+            grads = torch.zeros_like(state["exp_avg"]).scatter_(0, torch.searchsorted(pairs, keys), grad.flatten())
+            if group["weight_decay"]:
+                flat.mul_(1 - group["lr"] * group["weight_decay"])
+            values = flat[pairs.clamp(max=len(flat) - 1)]
+            _adamw(group, [values], [grads], [state], 0.0)
+            put(values, pairs, flat)
+        else:
+            grads = torch.zeros_like(flat).scatter_(0, names.flatten(), grad.flatten())
+            _adamw(group, [flat], [grads], [state], group["weight_decay"])
         chosen.values.grad = None  # it belongs to this choice
         chosen.choose(logits)
 
     def _with_places(self, keys: Tensor, flat: Tensor) -> dict[str, Tensor]:
-        """The state of the logits, with a place for each of `keys` (N k,).
+        """The state of the logits, with a place for each of `keys` (N k,): a list of pairs, or all N h moments.
 
         Pairs stand in ascending order; places behind them are free and name N h. No shape depends on what was chosen,
         but through `self.length`.
         """
         state, nothing = self.state[self.chosen.values], len(flat)
         if not state:
-            state["step"] = torch.zeros(())
-            state["pairs"] = keys.sort().values
-            state |= {key: flat.new_zeros(len(keys)) for key in MOMENTS}
-            self.length.most = len(keys)
+            state |= {"step": torch.zeros(()), "pairs": keys[:1].clone()}
+            state |= {key: flat.new_zeros(1) for key in MOMENTS}
+            self.length = Length(1)
+        if "pairs" not in state:
             return state
         pairs = state["pairs"]
         known = pairs[torch.searchsorted(pairs, keys).clamp(max=len(pairs) - 1)] == keys
-        new = len(keys) if keys.is_cuda else int(len(keys) - known.sum())  # on a GPU, to ask is to wait
+        late = counts_late(keys.device)
+        new = len(keys) if late else int(len(keys) - known.sum())
+        most, limit = self.length.grow(new, nothing), longest(nothing, flat.itemsize)
+        if most > limit:
+            for key in MOMENTS:
+                state[key] = put(state[key], pairs, torch.zeros_like(flat))
+            del state["pairs"]
+            return state
         if not new:
             return state
-        most = self.length.grow(new, nothing)
-        room = len(pairs) if most <= len(pairs) else min(most + most // SLACK, nothing)
+        room = len(pairs) if most <= len(pairs) else min(most + most // SLACK, limit)
         more = torch.where(known, nothing, keys)
         more = torch.cat([more, more.new_full((max(room - len(pairs) - len(more), 0),), nothing)])
         ordered, order = torch.cat([pairs, more]).sort()
         state["pairs"], order = ordered[:room].clone(), order[:room]
         for key in MOMENTS:
             state[key] = torch.cat([state[key], flat.new_zeros(len(more))])[order]
-        if keys.is_cuda:
+        if late:
             self.length.ask((state["pairs"] < nothing).sum())
         return state
 
@@ -203,10 +224,40 @@ class SelectedAdamW(torch.optim.Optimizer):
         theirs = [number for group in state_dict["param_groups"] for number in group["params"]]
         state = state_dict["state"].get(dict(zip(map(id, ours), theirs, strict=False)).get(id(self.chosen.values)), {})
         super().load_state_dict(state_dict)
-        if state:  # torch gives every state the type of its parameter, which cannot hold these numbers
-            pairs = state["pairs"].to(logits.device, copy=True)
+        if "pairs" in state:  # torch gives every state the type of its parameter, which cannot hold these numbers
+            pairs = state["pairs"].to(logits.device)
             self.state[self.chosen.values]["pairs"] = pairs
             self.length = Length(int((pairs < logits.numel()).sum()))
+
+
+def name_type(logits: int) -> torch.dtype:
+    """The type of the names of pairs: of `logits` = N h logits, and of N h itself, which stands for none."""
+    return torch.int32 if logits < IN_32_BITS else torch.int64
+
+
+def longest(logits: int, size: int) -> int:
+    """The most pairs in a list, of `logits` = N h logits with moments of `size` bytes a number."""
+    return int(LARGEST * 2 * size * logits) // (name_type(logits).itemsize + 2 * size)
+
+
+def state_bytes(pairs: int, logits: int, size: int) -> int:
+    """Bytes of SelectedAdamW's state of the logits, once `pairs` of `logits` = N h were chosen, spare places apart."""
+    listed = pairs <= longest(logits, size)
+    return pairs * (name_type(logits).itemsize + 2 * size) if listed else logits * 2 * size
+
+
+def counts_late(device: torch.device) -> bool:
+    """Whether a count of the device's comes later than it is asked for, unless one waits for it."""
+    return device.type == "cuda"
+
+
+def put(values: Tensor, pairs: Tensor, into: Tensor) -> Tensor:
+    """Write values (P,) to the places of `into` (N h,) that pairs (P,) name; returns it.
+
+    A free place, which names N h, stands in for the first pair, with its value, so that all are written at once.
+    """
+    free = pairs == len(into)
+    return into.scatter_(0, torch.where(free, pairs[0], pairs).long(), torch.where(free, values[0], values))
 
 
 class Length:
@@ -220,7 +271,7 @@ class Length:
     def grow(self, new: int, limit: int) -> int:
         """The bound once up to `new` pairs have come; there are no more than `limit`."""
         if self.answer is not None and self.answer[1].query():
-            self.most = min(self.most, int(self.answer[0]) + self.since)
+            self.most = int(self.answer[0]) + self.since
             self.answer = None
         self.since += new
         self.most = min(self.most + new, limit)

@@ -249,12 +249,21 @@ class Server:
 
 
 def serve(model: nn.Module, cache_bytes: int = 256 * 2**20) -> Server:
-    """A `Server` of many adapters on one base model.
+    """A `Server` of many adapters on one base model; `Server` says what it takes and refuses.
 
-    >>> server = vbank.serve(model)                      # doctest: +SKIP
-    >>> server.add("alice", "adapters/alice")            # doctest: +SKIP
-    >>> with server.rows(["alice", None]):               # doctest: +SKIP
-    ...     out = model(**batch)                         # the first row with alice's adapter, the second without
+    Example:
+        >>> import copy, torch, vbank
+        >>> base = torch.nn.Sequential(torch.nn.Linear(8, 8)).eval()
+        >>> tuned = copy.deepcopy(base)
+        >>> adapter = vbank.attach(tuned, vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4), targets=["0"])
+        >>> vbank.save(tuned, "alice")
+        >>> server = vbank.serve(base)
+        >>> server.add("alice", "alice")
+        >>> x = torch.ones(2, 8)
+        >>> with server.rows(["alice", None]):  # the first row with alice's adapter, the second without
+        ...     y = base(x)
+        >>> torch.allclose(y[0], tuned(x)[0]), torch.equal(y[1], base(x)[1])
+        (True, True)
     """
     return Server(model, cache_bytes)
 

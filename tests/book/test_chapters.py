@@ -11,7 +11,7 @@ from prose import exercises, headings
 from vbank.exercises import EXERCISES
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
-CHAPTERS = sorted(path for path in BOOK.glob("*/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+CHAPTERS = sorted(path for path in BOOK.glob("*/*.ipynb") if path.parent.name not in (".ipynb_checkpoints", "appendix"))
 DERIVATIONS = [path for path in CHAPTERS if path.parent.name == "derivations"]
 ROOMS = [
     "The question left open",

@@ -90,6 +90,14 @@ def audit(paper: str | None = None) -> list[Row]:
 
     Raises:
         ValueError: an unknown paper; close ones are suggested.
+
+    Example:
+        >>> import vbank
+        >>> row = vbank.audit("vb-lora")[0]
+        >>> row["table"], row["setting"]
+        ('Table 1', 'RoBERTa-base, all parameters')
+        >>> row["printed"], row["computed"], row["matches"]
+        ('125M', 124645632, True)
     """
     return [_row(name, cell) for name in _papers(paper) for cell in cells(name)]
 

@@ -271,6 +271,12 @@ def delta(method: Method, name: str) -> Tensor:
 
     Raises:
         ValueError: the method has no such site.
+
+    Example:
+        >>> import vbank
+        >>> method = vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4).build([vbank.Site("layer", 8, 12)])
+        >>> vbank.delta(method, "layer").shape
+        torch.Size([12, 8])
     """
     if name not in method.index:
         raise ValueError(unknown("site", name, method.index))

@@ -26,6 +26,12 @@ class LoRA(ScaledConfig):
 
     Raises:
         ValueError: a setting is out of its range.
+
+    Example:
+        >>> import vbank
+        >>> sites = [vbank.Site(f"layer{i}", 768, 768) for i in range(12)]
+        >>> vbank.count_sites(vbank.LoRA(rank=8, alpha=16), sites).trainable
+        147456
     """
 
     alpha: float | None = None

@@ -35,6 +35,12 @@ class PRoLoRA(ScaledConfig):
 
     Raises:
         ValueError: a setting is out of its range.
+
+    Example:
+        >>> import vbank
+        >>> sites = [vbank.Site(f"layer{i}", 768, 768) for i in range(12)]
+        >>> vbank.count_sites(vbank.PRoLoRA(rank=8, unshared_rank=1, share_a=8, share_b=8), sites).trainable
+        34560
     """
 
     unshared_rank: int = 0

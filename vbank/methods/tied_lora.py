@@ -28,6 +28,12 @@ class TiedLoRA(ScaledConfig):
 
     Raises:
         ValueError: a setting is out of its range.
+
+    Example:
+        >>> import vbank
+        >>> sites = [vbank.Site(f"layer{i}", 768, 768) for i in range(12)]
+        >>> vbank.count_sites(vbank.TiedLoRA(rank=8), sites).trainable
+        21600
     """
 
     alpha: float | None = None

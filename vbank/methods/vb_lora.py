@@ -38,6 +38,13 @@ class VBLoRA(Config):
 
     Raises:
         ValueError: a setting is out of its range.
+
+    Example:
+        >>> import vbank
+        >>> sites = [vbank.Site(f"layer{i}", 768, 768) for i in range(12)]
+        >>> config = vbank.VBLoRA(rank=4, num_vectors=90, vector_length=256, top_k=2)
+        >>> vbank.count_sites(config, sites).trainable, vbank.count_sites(config, sites).stored
+        (48960, 23472.0)
     """
 
     num_vectors: int = 90

@@ -39,6 +39,12 @@ class VeRA(Config):
 
     Raises:
         ValueError: a setting is out of its range, or neither b nor d is trained.
+
+    Example:
+        >>> import vbank
+        >>> sites = [vbank.Site(f"layer{i}", 768, 768) for i in range(12)]
+        >>> vbank.count_sites(vbank.VeRA(rank=256), sites).trainable
+        12288
     """
 
     d_init: float = 0.1
