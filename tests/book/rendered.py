@@ -29,6 +29,11 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A tab that is closed hangs up in the middle of a word."""
+
+
 class Site:
     """The book behind a web server that compresses text, as those do that serve static pages."""
 
@@ -58,7 +63,7 @@ class Site:
                 pass
 
         handler = functools.partial(Handler, directory=str(folder))
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server = Server(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -139,8 +144,12 @@ def resize(tab: Any, theme: str, width: int) -> None:
     """Show the page so; the theme's script waits 300 ms before it looks at a new size."""
     tab.emulate_media(color_scheme=theme)
     if tab.viewport_size["width"] != width:
+        tab.evaluate(
+            """() => { window.looked = new Promise((done) =>
+              addEventListener("resize", () => setTimeout(done, 350), { once: true })); }"""
+        )
         tab.set_viewport_size({"width": width, "height": HEIGHT})
-        tab.wait_for_timeout(350)
+        tab.evaluate("() => window.looked")
     tab.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
 
 
