@@ -18,6 +18,7 @@ nothing that enters the composition has changed and while its graph has not been
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +111,11 @@ def _key(method: VBLoRAMethod, made_from: Sequence[Tensor]) -> tuple[Any, ...]:
 
 
 def _outside_checkpoints() -> saved_tensors_hooks:
-    """Save tensors as usual, so that a checkpoint around does not count those of the composition."""
-    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    """Save tensors as usual, so that a checkpoint around does not count those of the composition.
+
+    Detached, for an operation that saved its own result with its graph would keep itself alive.
+    """
+    return saved_tensors_hooks(lambda tensor: tensor.detach(), lambda tensor: tensor)
 
 
 def _saves_for_checkpoint() -> bool:
@@ -121,11 +125,16 @@ def _saves_for_checkpoint() -> bool:
 
 
 class _Forget:
-    """Gradient hook of the shared rows: their graph is being walked, so no later layer may join it."""
+    """Gradient hook of the shared rows: their graph is being walked, so no later layer may join it.
+
+    The graph holds the hook, and the pass holds the graph. So the hook must hold neither: no garbage collector sees a
+    circle that leads through autograd.
+    """
 
     def __init__(self, composition: Composition, made: Pass) -> None:
-        self.composition, self.made = composition, made
+        self.composition, self.made = weakref.ref(composition), weakref.ref(made)
 
     def __call__(self, grad: Tensor) -> None:
-        if self.composition.passes.get(True) is self.made:
-            del self.composition.passes[True]
+        composition, made = self.composition(), self.made()
+        if composition is not None and made is not None and composition.passes.get(True) is made:
+            del composition.passes[True]
