@@ -37,6 +37,11 @@ BLOCKS = {
         [(8192, 8192), (8192, 1024)],
         [(8192, 8192)] * 2 + [(8192, 1024)] * 2 + [(8192, 28672)] * 2 + [(28672, 8192)],
     ),
+    "llama3.2-3b": (  # 8 key-value heads of 128 for 24
+        28,
+        [(3072, 3072), (3072, 1024)],
+        [(3072, 3072)] * 2 + [(3072, 1024)] * 2 + [(3072, 8192)] * 2 + [(8192, 3072)],
+    ),
     "mistral-7b": (  # 8 for 32
         32,
         [(4096, 4096), (4096, 1024)],
@@ -61,6 +66,7 @@ PARAMETERS = {  # millions, as published, of the body without a language-model h
     "llama2-7b": 6738 - 131,  # 32,000 x 4,096 in the head
     "llama2-13b": 13016 - 164,
     "llama2-70b": 68977 - 262,
+    "llama3.2-3b": 3213,  # the head is the embedding
     "mistral-7b": 7242 - 131,
     "gemma-7b": 8538,
     "vit-base": 86.4,
@@ -120,7 +126,7 @@ def test_settings_can_be_changed():
     )
 
 
-@pytest.mark.parametrize(("name", "added"), [("llama2-7b", 32000 * 4096), ("gemma-7b", 0)])
+@pytest.mark.parametrize(("name", "added"), [("llama2-7b", 32000 * 4096), ("gemma-7b", 0), ("llama3.2-3b", 0)])
 def test_the_head_of_a_language_model(name, added):
     sizes = [sum(p.numel() for p in model.parameters()) for model in (build(name), build(name, language_model=True))]
     assert sizes[1] - sizes[0] == added  # none where it is the embedding

@@ -56,6 +56,19 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "max_position_embeddings": 4096,
         },
     ),
+    "llama3.2-3b": (
+        "LlamaConfig",
+        {
+            "vocab_size": 128256,
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 24,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "tie_word_embeddings": True,
+        },
+    ),
     "mistral-7b": ("MistralConfig", {"max_position_embeddings": 32768}),
     "gemma-7b": (
         "GemmaConfig",

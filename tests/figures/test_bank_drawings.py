@@ -40,7 +40,10 @@ def test_weights_by_layer_by_hand():
     assert numbered.axes[1].xaxis.get_major_formatter()(0, None) == "1"
     lines = str(figure).split("\n")
     assert lines[1].split()[:5] == ["block", "0", "2", "0.40", "0.30"]
-    assert lines[2].endswith("0.75 (vector 1), 0.75 (vector 3), 0.50 (vector 2)")
+    assert lines[2].endswith("  1: 0.75, 3: 0.75, 2: 0.50")
+    # E[x^2] of a sub-vector is (9 + 1) / 16 / 5 = 1/8, and a group has two: 2 (1/8 - 1/25)
+    assert [line.split()[5] for line in lines[1:]] == [f"{0.17**0.5:.2f}"] * 2
+    assert axis.patches[1].get_y() == 0.0 and axis.patches[1].get_height() == pytest.approx(2 / 5 + 2 * 0.17**0.5)
 
 
 def test_weights_by_module_by_hand():
@@ -101,9 +104,24 @@ def test_plane_joins_who_was_chosen_together(projection):
         chosen = [(0, 2), (1, 3), (3, 2), (1, 2)]
         np.testing.assert_allclose(points, [0.75 * bank[s] + 0.25 * bank[t] for s, t in chosen])
     words = str(figure).split("\n")
-    assert words[1].split()[-1] == "5" and words[2].split()[-3:] == ["4", "of", "4"] and words[3].split()[-1] == "4"
+    assert (
+        words[1].split()[-3:] == ["5", "of", "5"]
+        and words[2].split()[-3:] == ["4", "of", "4"]
+        and words[3].split()[-1] == "4"
+    )
     assert words[4].split()[-1] == "0.000"
     assert (words[5].split()[-1] == "0.000") == (projection == "pca")
+
+
+def test_another_start_gives_another_t_sne():
+    log = many(12, b=6)
+
+    def placed(**start):
+        return figures.bank_plane(log, **start).axes[0].lines[0].get_xydata()
+
+    np.testing.assert_array_equal(placed(seed=1), placed(seed=1))
+    assert not np.allclose(placed(seed=1), placed(seed=2), atol=1e-3)
+    assert not np.allclose(placed(seed=1), placed(), atol=1e-3)
 
 
 def test_plane_of_one_choice_has_no_edges_and_of_three_has_triangles():
@@ -111,6 +129,22 @@ def test_plane_of_one_choice_has_no_edges_and_of_three_has_triangles():
     assert len(figures.bank_plane(one, projection="pca").axes[0].collections[0].get_segments()) == 0
     three = by_hand([[[0, 1, 2]] * 4], (0,))
     assert len(figures.bank_plane(three, projection="pca").axes[0].collections[0].get_segments()) == 3
+
+
+def test_a_large_bank_is_drawn_in_one_call():
+    log = many(300)  # sub-vector n chooses n and n + 1
+    (axis,) = figures.weights_by_layer(log, groups=1, order="number").axes
+    assert axis.get_xlabel() == "bank vector (256 of 300)" and len(bars(axis)) == 256
+    assert axis.xaxis.get_major_formatter()(255, None) == "299"
+    figure = figures.bank_plane(log, projection="pca")
+    words = [line.split() for line in str(figure).split("\n")[1:]]
+    points, bank = (np.transpose(line.get_data()) for line in figure.axes[0].lines)
+    assert words[1] == ["sub-vectors", "128", "of", "300"] and len(points) == 128  # 256 / k of them
+    chosen = sorted({(n + j) % 300 for n in np.linspace(0, 299, 128).round().astype(int) for j in (0, 1)})
+    assert words[0] == ["bank", "vectors", str(len(chosen)), "of", "300"] and len(bank) == len(chosen)
+    assert words[3][-1] == words[4][-1] == "0.000"  # each on the edge of its own two
+    assert words[5][-1] == words[6][-1] == "0.75"  # the larger weight, read off a linear picture
+    assert words[7][-1] == "100.0%"  # the bank lies in a plane
 
 
 DRAWINGS = {
@@ -153,7 +187,10 @@ def many(h, k=2, b=2):
         (lambda: figures.weights_by_layer(LOG), "groups is 3 and the adapter is on 2 blocks; give 1 to 2"),
         (lambda: figures.weights_by_layer(LOG, groups=0), "groups is 0"),
         (lambda: figures.weights_by_module(LOG, order="size"), "order is 'size'; choose norm or number"),
-        (lambda: figures.weights_by_module(many(300)), "300 vectors do not fit a picture, 256 do; .* with vectors="),
+        (
+            lambda: figures.weights_by_module(many(300), vectors=range(300)),
+            "300 vectors do not fit a picture, 256 do; .* with vectors=",
+        ),
         (
             lambda: figures.weights_by_module(
                 by_hand(sites=[f"m{i}" for i in range(9)], spans=[(0, 1, 1)] * 8 + [(1, 2, 4)])
@@ -163,7 +200,10 @@ def many(h, k=2, b=2):
         (lambda: figures.bank_usage(many(4, k=4)), "each sub-vector selects all 4 vectors, so each has the usage 4"),
         (lambda: figures.bank_plane(LOG, projection="umap"), "projection is 'umap'; choose t-sne or pca"),
         (lambda: figures.bank_plane(many(5, b=1)), "vectors of length 1 lie on a line"),
-        (lambda: figures.bank_plane(many(300)), "300 vectors do not fit a picture"),
+        (
+            lambda: figures.bank_plane(many(300), rows=range(0, 300, 2)),
+            "300 vectors do not fit a picture, 256 do; give fewer rows",
+        ),
         (lambda: figures.bank_plane(many(200, k=20)), "edges do not fit a picture, 1,500 do; give fewer rows"),
     ],
 )

@@ -90,6 +90,13 @@ def test_lora_has_no_two_equal_cells():
     assert len(set(cells)) == len(cells)
 
 
+def test_different_updates_of_two_layers_look_different():
+    """Cells at one place have nothing in common; colours that differ in the last bit alone would look alike."""
+    drawn = blocks(vbank.LoRA(4), [(12, 12), (12, 12)])  # A, B and update of each layer
+    first, second = (drawn[place][0].astype(float) for place in (2, 5))
+    assert np.abs(first - second).mean() > 0.5 * np.abs(first - first[::-1]).mean() > 5
+
+
 def split(update, parts):
     size = len(update) // parts
     return update.reshape(parts, size, parts, size).swapaxes(1, 2)

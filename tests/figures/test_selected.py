@@ -10,7 +10,10 @@ from torch import nn
 
 import vbank
 from vbank.figures.selected import (
+    Selected,
+    along_edges,
     blocks_of,
+    deviation_at_random,
     edges_of,
     ever,
     exchanged,
@@ -67,6 +70,20 @@ def test_weights_of_some_rows():
     np.testing.assert_allclose(summed_weights(chosen, [range(0, 1), range(2, 4)]), [0.75, 0.75, 0.75, 0.75, 0])
 
 
+@pytest.mark.parametrize(
+    ("h", "weights"), [(4, [[0.7, 0.3], [0.9, 0.1]]), (3, [[1.0, 0.0]] * 3), (3, [[0.5, 0.3, 0.2]])]
+)
+def test_deviation_at_random_is_the_average_over_all_random_choices(h, weights):
+    weights = np.array(weights)
+    n, k = weights.shape
+    squares, cases = 0.0, 0
+    for choices in itertools.product(itertools.permutations(range(h), k), repeat=n):
+        chosen = Selected(np.zeros((h, 2)), np.array(choices), weights, ("0",), ((0, 0, n),))
+        squares += summed_weights(chosen, [range(n)]).var()
+        cases += 1
+    assert deviation_at_random(chosen, [range(n)]) == pytest.approx(np.sqrt(squares / cases))
+
+
 def test_blocks_and_kinds():
     assert blocks_of(BERT) == [0, 0, 0, 0, 1, 1, 1, 1]
     assert kinds_of(BERT)[:4] == ["query", "attention.output.dense", "intermediate.dense", "output.dense"]
@@ -89,6 +106,7 @@ def test_distance_from_an_edge_counts_in_its_lengths():
     points = np.array([[1.0, 3.0], [8.0, 3.0], [2.0, 0.0]])
     starts, ends = np.zeros((3, 2)), np.tile([4.0, 0.0], (3, 1))
     np.testing.assert_allclose(off_edges(points, starts, ends), [0.75, 1.25, 0.0])  # beside, beyond, on it
+    np.testing.assert_allclose(along_edges(points, starts, ends), [0.25, 1.0, 0.5])
 
 
 def test_rows_are_spread_or_chosen():
@@ -112,9 +130,11 @@ def test_rows_that_cannot_be_drawn(wanted, words):
         rows_to_draw(wanted, 500, "test")
 
 
-def test_a_large_bank_needs_a_choice():
+def test_of_a_large_bank_some_are_spread_over_all():
+    spread = vectors_to_draw(None, 2048, "test")
+    assert len(spread) == len(set(spread)) == 256 and (spread[0], spread[-1]) == (0, 2047)
     with pytest.raises(ValueError, match="2,048 vectors do not fit a picture, 256 do; choose some with vectors="):
-        vectors_to_draw(None, 2048, "test")
+        vectors_to_draw(range(2048), 2048, "test")
     assert len(vectors_to_draw(slice(256), 2048, "test")) == 256
 
 

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from browser import Browser, needs_browser
 from bs4 import BeautifulSoup
 from PIL import Image
 from recorded import by_hand
@@ -108,6 +109,38 @@ def test_animation_has_a_frame_a_recording():
     soup = BeautifulSoup(control.html, "html.parser")
     assert soup.img["alt"].endswith("Now: step 0.") and soup.input["aria-valuetext"] == "0"
     assert control._repr_mimebundle_()["text/plain"] == repr(control)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@needs_browser
+def test_play_moves_the_slider_with_no_kernel_and_no_network_and_stops(browser):
+    browser.open(figures.bank_animation(LOG).html)
+    browser.until("document.querySelector('.vbank-sliders:not([hidden])') !== null")
+    said, button = (f"document.querySelector('.vbank-{name}')" for name in ("said", "play"))
+    image = browser["document.querySelector('img').src"]
+    browser[f"{button}.focus()"]
+    browser.press(" ")
+    browser.until(f"{said}.textContent === 'Shown: step 30.'")
+    browser.until(f"{button}.textContent === 'Play'")  # it stops at the end
+    assert browser["document.querySelector('img').src"] != image
+    browser.press(" ")  # and begins again
+    assert browser[f"{said}.textContent"] == "Shown: step 0."
+    assert browser[f"[{button}.textContent, {said}.getAttribute('aria-live')]"] == ["Pause", "off"]
+    browser["document.querySelector('input').focus()"]
+    browser.press("ArrowRight")  # the reader takes over
+    assert browser[f"[{button}.textContent, {said}.getAttribute('aria-live')]"] == ["Play", "polite"]
+
+
+def test_play_in_a_live_notebook_draws_the_step():
+    play, slider, place = figures.bank_animation(LOG).widget().children
+    play.value = 2
+    assert slider.value == 30 and "Now: step 30." in place.value
 
 
 def test_a_full_animation_is_light_and_the_same_bytes_each_time():

@@ -252,15 +252,17 @@ def test_commands_name_what_is_missing() -> None:
     assert tables.beside("prolora-2", []).commands == []
 
 
-def test_a_notebook_shows_a_table_that_scrolls_and_a_short_text() -> None:
+def test_a_notebook_shows_a_table_that_scrolls_and_a_plain_one() -> None:
     table = tables.beside("vera-6", [])
     text = table._repr_html_()
     assert text.count("<tr>") == 1 + 3 + 2 * 9 and text.count("<th colspan") == 3  # head, blocks, two lines a method
     assert 'style="overflow-x:auto"' in text and "Uniform [0.0, 0.1]" in text and "<code>VBANK_SCALE=gpu" in text
-    assert (
-        repr(table)
-        == "VeRA, Table 6: Without one of the vectors, and other initial values: RoBERTa-large; 0 of 18 cells filled"
-    )
+    lines = repr(table).splitlines()
+    assert lines[0] == "VeRA, Table 6: Without one of the vectors, and other initial values: RoBERTa-large"
+    assert lines[1].split() == ["method", "MRPC", "RTE"]
+    row = next(at for at, line in enumerate(lines) if line.startswith("only d"))
+    assert lines[row].split()[-4:] == ["89.7", "±0.0", "67.0", "±13.9"] and lines[row + 1].split() == ["here", "·", "·"]
+    assert "0 of 18 cells are filled" in repr(table) and lines[-1] in table.commands
 
 
 def test_an_unknown_name_suggests_the_close_one() -> None:

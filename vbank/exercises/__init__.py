@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vbank.exercises import (
+    ablations,
     cost,
     counting,
     e2e,
@@ -19,6 +20,7 @@ from vbank.exercises import (
     finetune,
     glue,
     images,
+    independent,
     instruction,
     lora,
     low_rank,
@@ -26,6 +28,7 @@ from vbank.exercises import (
     more_than_one_gpu,
     prolora,
     save_merge_convert,
+    seeing_the_bank,
     shootout,
     thousand_adapters,
     tied_lora,
@@ -54,9 +57,12 @@ EXERCISES: dict[str, Callable[[Callable[..., Any]], int]] = {
     **e2e.EXERCISES,
     **images.EXERCISES,
     **more_than_one_gpu.EXERCISES,
+    **ablations.EXERCISES,
+    **independent.EXERCISES,
     **save_merge_convert.EXERCISES,
     **fast.EXERCISES,
     **thousand_adapters.EXERCISES,
+    **seeing_the_bank.EXERCISES,
 }
 
 

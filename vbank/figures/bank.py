@@ -19,11 +19,14 @@ from vbank.figures.palette import METHOD_COLOURS
 from vbank.figures.selected import (
     MOST_PANELS,
     MOST_ROWS,
+    MOST_VECTORS,
     Integers,
     Reals,
     Selected,
     Source,
+    along_edges,
     blocks_of,
+    deviation_at_random,
     edges_of,
     expected_usage,
     kinds_of,
@@ -34,10 +37,12 @@ from vbank.figures.selected import (
     usage_of,
     vectors_to_draw,
 )
-from vbank.figures.told import SMALLEST, Told, number_ticks, table, told_figure
+from vbank.figures.spoken import Told, table
+from vbank.figures.told import SMALLEST, number_ticks, told_figure
 
 COLOUR = METHOD_COLOURS["VB-LoRA"]
 EDGE = "#b08f84"
+BAND = "#cfd8e3"
 MOST_EDGES = 1500
 MOST_BARS = 28  # of the histogram
 NUMBERED = 60  # bank vectors whose numbers a plane has room for
@@ -48,12 +53,13 @@ def weights_by_layer(
 ) -> Told:
     """The sum of the top-k weights that groups of layers give to each bank vector (VB-LoRA, Figure 6).
 
-    The weights of a sub-vector are one in sum, so a group of n sub-vectors gives n / h on average: the dashed line.
+    The weights of a sub-vector are one in sum, so a group of n sub-vectors gives n / h on average: the dashed line. The
+    band is two deviations of random choice wide on each side: about one bar in twenty is outside it by luck alone.
 
     Args:
         source: a model with a VB-LoRA adapter, its folder, or a log of selections.
         groups: how many groups the transformer's blocks are cut into, as equal as they can be; three in the paper.
-        vectors: the bank vectors drawn, a slice or a list; None takes all, up to 256.
+        vectors: the bank vectors drawn, a slice or a list; None takes all, and spreads 256 over a larger bank.
         order: of the bank vectors: "norm", the shortest first as in the paper, or "number".
         name: the adapter on the model; None takes the active one.
 
@@ -81,11 +87,11 @@ def weights_by_module(source: Source, vectors: Any = None, order: str = "norm", 
     """The sum of the top-k weights that A and B of each kind of module give to each bank vector (VB-LoRA, Figure 7).
 
     A kind is what follows the block in a layer's name, such as query. The dashed line is the average, n / h for a group
-    of n sub-vectors.
+    of n sub-vectors, and the band two deviations of random choice around it.
 
     Args:
         source: a model with a VB-LoRA adapter, its folder, or a log of selections.
-        vectors: the bank vectors drawn, a slice or a list; None takes all, up to 256.
+        vectors: the bank vectors drawn, a slice or a list; None takes all, and spreads 256 over a larger bank.
         order: of the bank vectors: "norm", the shortest first as in the paper, or "number".
         name: the adapter on the model; None takes the active one.
 
@@ -112,24 +118,30 @@ def _weights(chosen: Selected, parts: Mapping[str, Sequence[range]], vectors: An
         drawn = drawn[np.argsort(np.linalg.norm(chosen.bank[drawn], axis=1), kind="stable")]
     sums = {title: summed_weights(chosen, rows) for title, rows in parts.items()}
     sizes = {title: sum(map(len, rows)) for title, rows in parts.items()}
+    random = {title: deviation_at_random(chosen, rows) for title, rows in parts.items()}
     lines = []
     for title, values in sums.items():
         top = np.argsort(-values, kind="stable")[:3]
-        most = ", ".join(f"{values[s]:.2f} (vector {s})" for s in top)
-        lines.append([title, f"{sizes[title]:,}", f"{values.mean():.2f}", f"{values.std():.2f}", most])
-    words = table(["sum of weights", "sub-vectors", "mean", "deviation", "largest"], lines)
+        most = ", ".join(f"{s}: {values[s]:.2f}" for s in top)
+        spread = f"{values.std():.2f}", f"{random[title]:.2f}"
+        lines.append([title, f"{sizes[title]:,}", f"{values.mean():.2f}", *spread, most])
+    words = table(["sum of weights", "sub-vectors", "mean", "deviation", "at random", "largest of vectors"], lines)
     figure, axes = told_figure(1.2 + 1.05 * len(parts), words, nrows=len(parts), sharex=True, sharey=True)
     places = np.arange(len(drawn) + 1) - 0.5
     for axis, (title, values) in zip(axes[:, 0], sums.items(), strict=True):
         axis.stairs(values[drawn], places, fill=True, color=COLOUR)
+        low, high = values.mean() - 2 * random[title], values.mean() + 2 * random[title]
+        band = axis.axhspan(max(low, 0.0), high, color=BAND, zorder=0, label="two deviations of random choice")
         mean = axis.axhline(values.mean(), color="black", ls="--", lw=1.2, label="average over the bank")
         axis.set_title(title, loc="left", pad=3)
         axis.yaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
         axis.grid(axis="x", visible=False)
-    by = "bank vector, the shortest first" if order == "norm" else "bank vector"
-    axes[-1, 0].set(xlabel=by, xlim=(-0.5, len(drawn) - 0.5))
+    part = "" if len(drawn) == len(chosen.bank) else f" ({len(drawn)} of {len(chosen.bank):,})"
+    axes[-1, 0].set(
+        xlabel=f"bank vector{part}{', the shortest first' if order == 'norm' else ''}", xlim=(-0.5, len(drawn) - 0.5)
+    )
     number_ticks(axes[-1, 0].xaxis, drawn)
-    figure.legend(handles=[mean], loc="outside upper right", fontsize=SMALLEST)
+    figure.legend(handles=[mean, band], loc="outside upper center", ncols=2, fontsize=SMALLEST)
     figure.supylabel("sum of the top-k weights", fontsize=SMALLEST)
     return figure
 
@@ -188,7 +200,7 @@ def bank_usage(source: Source, name: str | None = None) -> Told:
 
 
 def bank_plane(
-    source: Source, rows: Any = None, projection: str = "t-sne", seed: int = 0, name: str | None = None
+    source: Source, rows: Any = None, projection: str = "t-sne", seed: int | None = None, name: str | None = None
 ) -> Told:
     """Bank vectors and sub-vectors brought into the plane, with the edges of the simplices (VB-LoRA, Figure 9).
 
@@ -197,16 +209,19 @@ def bank_plane(
     sub-vector has both ends.
 
     t-SNE (van der Maaten and Hinton 2008) keeps who is near whom, and little else. It is no linear map: a point of an
-    edge need not lie on the drawn edge, nor a point in the middle in the middle. Distances between groups, sizes and
-    densities of groups, directions and the axes mean nothing, and another seed gives another picture. What lies off its
-    edge in the drawing is t-SNE's doing; the table says how far. With "pca", which is linear, all points lie on their
-    drawn edges, and what is lost is the variance outside the plane.
+    edge need not lie on the drawn edge, and a point in its middle is drawn near the end that it is nearer to. Distances
+    between groups, sizes and densities of groups, directions and the axes mean nothing, and another start gives another
+    picture. The table says how far the sub-vectors are from their edges, and how much of the way to the larger weight's
+    vector they have gone, before and after. With "pca", which is linear, both stay, and what is lost is the variance
+    outside the plane.
 
     Args:
         source: a model with a VB-LoRA adapter, its folder, or a log of selections.
-        rows: the sub-vectors drawn, a slice or a list; None spreads 192 evenly over all.
+        rows: the sub-vectors drawn, a slice or a list; None spreads 192 evenly over all, or fewer where the bank is
+            larger than 256. Of such a bank the vectors are drawn that a drawn sub-vector chooses.
         projection: "t-sne" as in the paper, or "pca": the plane of the bank's and sub-vectors' largest variance.
-        seed: of t-SNE. Equal seeds give equal pictures on one machine; another's rounding may turn or move points.
+        seed: of the random places from which t-SNE starts; None starts from the plane of "pca", which gives equal
+            pictures on one machine. Another machine's rounding may turn or move points.
         name: the adapter on the model; None takes the active one.
 
     Raises:
@@ -218,22 +233,34 @@ def bank_plane(
         raise ValueError(f"bank_plane: projection is {projection!r}; choose t-sne or pca")
     if chosen.bank.shape[1] < 2:
         raise ValueError("bank_plane: vectors of length 1 lie on a line, not in a plane; draw bank_usage")
-    vectors_to_draw(None, len(chosen.bank), "bank_plane")
-    shown = rows_to_draw(rows, len(chosen.indices), "bank_plane", usual=MOST_ROWS)
+    (count, k), h = chosen.indices.shape, len(chosen.bank)
+    usual = MOST_ROWS if h <= MOST_VECTORS else max(1, min(MOST_ROWS, MOST_VECTORS // k))
+    shown = rows_to_draw(rows, count, "bank_plane", usual)
     indices, weights = chosen.indices[shown], chosen.weights[shown]
+    numbers = np.arange(h) if h <= MOST_VECTORS else np.unique(indices)
+    if len(numbers) > MOST_VECTORS:
+        raise ValueError(
+            f"bank_plane: {len(numbers):,} vectors do not fit a picture, {MOST_VECTORS} do; give fewer rows"
+        )
+    vectors, indices = chosen.bank[numbers], np.searchsorted(numbers, indices)  # from here on numbers of drawn vectors
     edges = edges_of(indices)
     if len(edges) > MOST_EDGES:
         raise ValueError(f"bank_plane: {len(edges):,} edges do not fit a picture, {MOST_EDGES:,} do; give fewer rows")
-    sub_vectors = (weights[:, :, None] * chosen.bank[indices]).sum(1)
-    plane = _project(np.concatenate([chosen.bank, sub_vectors]), projection, seed)
-    bank, points = plane[: len(chosen.bank)], plane[len(chosen.bank) :]
-    figure, axes = told_figure(6.6, _plane_words(chosen, bank, points, sub_vectors, indices, len(edges)))
+    sub_vectors = (weights[:, :, None] * vectors[indices]).sum(1)
+    points = np.concatenate([vectors, sub_vectors])
+    plane = _project(points, projection, seed)
+    lines = [["bank vectors", f"{len(numbers)} of {h:,}"], ["sub-vectors", f"{len(shown)} of {count:,}"]]
+    lines += [["edges", f"{len(edges):,}"], *_distances(points, plane, len(numbers), indices)]
+    if projection == "pca":
+        lines.append(["variance that the plane keeps", f"{plane.var(0).sum() / points.var(0).sum():.1%}"])
+    bank, placed = plane[: len(numbers)], plane[len(numbers) :]
+    figure, axes = told_figure(6.6, table(["drawn", ""], lines))
     axis = axes[0, 0]
     axis.add_collection(LineCollection(list(bank[edges]), colors=EDGE, lw=0.8, zorder=1))
-    axis.plot(*points.T, "o", color="#404040", ms=3.5, ls="", zorder=2)
+    axis.plot(*placed.T, "o", color="#404040", ms=3.5, ls="", zorder=2)
     axis.plot(*bank.T, "o", color=COLOUR, ms=17 if len(bank) <= NUMBERED else 9, ls="", zorder=3)
     if len(bank) <= NUMBERED:
-        for number, place in enumerate(bank):
+        for number, place in zip(numbers, bank, strict=True):
             axis.text(*place, str(number), color="white", ha="center", va="center", fontsize=SMALLEST, zorder=4)
     axis.set(xticks=[], yticks=[])
     axis.grid(visible=False)
@@ -246,7 +273,7 @@ def bank_plane(
     return figure
 
 
-def _project(points: Reals, projection: str, seed: int) -> Reals:
+def _project(points: Reals, projection: str, seed: int | None) -> Reals:
     """(n, b) -> (n, 2)."""
     from sklearn.decomposition import PCA  # slow to import
     from sklearn.manifold import TSNE
@@ -254,24 +281,21 @@ def _project(points: Reals, projection: str, seed: int) -> Reals:
     if projection == "pca":
         return PCA(2, svd_solver="full").fit_transform(points)
     perplexity = min(30.0, (len(points) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(points).astype(np.float64)
+    init = "pca" if seed is None else "random"
+    return TSNE(2, perplexity=perplexity, init=init, random_state=seed).fit_transform(points).astype(np.float64)
 
 
-def _plane_words(
-    chosen: Selected, bank: Reals, points: Reals, sub_vectors: Reals, indices: Integers, edges: int
-) -> str:
-    """What is drawn, and for k = 2 how far the sub-vectors are from their edges, before and after the projection."""
-    lines = [
-        ["bank vectors", f"{len(bank)}"],
-        ["sub-vectors", f"{len(points)} of {len(chosen.indices):,}"],
-        ["edges", f"{edges:,}"],
+def _distances(points: Reals, plane: Reals, vectors: int, indices: Integers) -> list[list[str]]:
+    """For k = 2, where the sub-vectors are beside and along their edges, before and after the projection."""
+    if indices.shape[1] != 2:
+        return []
+    larger, smaller = indices.T
+    ends = [(place[vectors:], place[smaller], place[larger]) for place in (points, plane)]
+    own, drawn = (f"{np.median(off_edges(*each)):.3f}" for each in ends)
+    weight, place = (f"{along_edges(*each).mean():.2f}" for each in ends)
+    return [
+        ["median distance from the edge, in edge lengths", own],
+        ["the same in the picture", drawn],
+        ["mean way along the edge: the larger weight", weight],
+        ["the same in the picture", place],
     ]
-    if indices.shape[1] == 2:
-        one, two = indices.T
-        own = off_edges(sub_vectors, chosen.bank[one], chosen.bank[two])
-        drawn = off_edges(points, bank[one], bank[two])
-        lines += [
-            ["median distance from the edge, in edge lengths", f"{np.median(own):.3f}"],
-            ["the same in the picture", f"{np.median(drawn):.3f}"],
-        ]
-    return table(["drawn", ""], lines)

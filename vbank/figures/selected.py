@@ -166,8 +166,10 @@ def rows_to_draw(rows: Any, count: int, drawing: str, usual: int = USUAL_ROWS) -
 
 
 def vectors_to_draw(vectors: Any, count: int, drawing: str) -> Integers:
-    """Numbers of the bank vectors to draw: those of a slice or a list, or all of them, at most `MOST_VECTORS`."""
-    return _numbers(slice(None) if vectors is None else vectors, count, MOST_VECTORS, "vectors", "vectors", drawing)
+    """Numbers of the bank vectors to draw: those of a slice or a list, or all, or `MOST_VECTORS` spread evenly."""
+    if vectors is None:
+        return np.linspace(0, count - 1, min(count, MOST_VECTORS)).round().astype(np.int64)
+    return _numbers(vectors, count, MOST_VECTORS, "vectors", "vectors", drawing)
 
 
 def _numbers(chosen: Any, count: int, most: int, argument: str, things: str, drawing: str) -> Integers:
@@ -227,6 +229,24 @@ def summed_weights(chosen: Selected, rows: Sequence[range]) -> Reals:
     return np.bincount(chosen.indices[which].ravel(), weights, minlength=len(chosen.bank)).astype(np.float64)
 
 
+def deviation_at_random(chosen: Selected, rows: Sequence[range]) -> float:
+    """How far `summed_weights` spreads over the bank where the sub-vectors of some rows choose at random.
+
+    Each of n sub-vectors keeps its weights w_1 to w_k and gives them to k of h vectors drawn without putting back. To a
+    given vector it then gives x with E[x] = sum_i w_i / h = 1 / h and E[x^2] = sum_i w_i^2 / h. Sub-vectors draw
+    independently, so a sum over n of them has the variance sum_n sum_i w_ni^2 / h - n / h^2. That is also the average
+    of the observed variance over the bank, exactly, since all sums together are n. With weights k times 1 the same
+    steps give the variance n k / h (1 - k / h) of a usage.
+
+    Returns:
+        The square root of that average.
+    """
+    which = np.concatenate([np.asarray(part) for part in rows])
+    h = len(chosen.bank)
+    variance = (chosen.weights[which] ** 2).sum() / h - len(which) / h**2
+    return float(np.sqrt(max(variance, 0.0)))  # equal weights of a whole bank leave rounding alone
+
+
 def blocks_of(sites: Sequence[str]) -> list[int]:
     """For each site the block that it stands in, counted from 0 in order of appearance.
 
@@ -255,9 +275,16 @@ def edges_of(indices: Integers) -> Integers:
     return np.unique(np.sort(np.stack([indices[:, one], indices[:, two]], axis=-1).reshape(-1, 2), axis=1), axis=0)
 
 
+def along_edges(points: Reals, starts: Reals, ends: Reals) -> Reals:
+    """How much of the way from its start to its end each point (N, d) has gone, from 0 to 1."""
+    along = ends - starts
+    square = (along**2).sum(-1).clip(min=np.finfo(float).tiny)
+    return np.asarray((((points - starts) * along).sum(-1) / square).clip(0, 1), dtype=np.float64)
+
+
 def off_edges(points: Reals, starts: Reals, ends: Reals) -> Reals:
     """How far each point (N, d) is from the segment between its start and its end, in lengths of that segment."""
     along = ends - starts
     square = (along**2).sum(-1).clip(min=np.finfo(float).tiny)
-    share = (((points - starts) * along).sum(-1) / square).clip(0, 1)
-    return np.sqrt(((points - starts - share[:, None] * along) ** 2).sum(-1) / square)
+    nearest = starts + along_edges(points, starts, ends)[:, None] * along
+    return np.asarray(np.sqrt(((points - nearest) ** 2).sum(-1) / square), dtype=np.float64)

@@ -8,6 +8,7 @@ sub-vectors count from 0, as in the adapter's tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from vbank.figures.controls import Explore
+from vbank.figures.controls import Explore, asset
 from vbank.figures.palette import METHOD_COLOURS, tint
 from vbank.figures.selected import (
     MOST_PANELS,
@@ -28,7 +29,8 @@ from vbank.figures.selected import (
     rows_to_draw,
     vectors_to_draw,
 )
-from vbank.figures.told import SMALLEST, Told, number_ticks, table, told_figure
+from vbank.figures.spoken import Told, table
+from vbank.figures.told import SMALLEST, number_ticks, told_figure
 
 Colour = tuple[float, float, float]
 
@@ -56,7 +58,7 @@ def footprints(
         logs: a log or its file; or title -> log, a panel each, such as one a value of k.
         periods: cut one log into this many panels of equally many steps.
         rows: the sub-vectors drawn, a slice or a list; None spreads 96 evenly over all.
-        vectors: the bank vectors drawn, a slice or a list; None takes all, up to 256.
+        vectors: the bank vectors drawn, a slice or a list; None takes all, and spreads 256 over a larger bank.
 
     Returns:
         The drawing. Its table counts all sub-vectors: how many vectors one has tried, and the share of its choices
@@ -100,7 +102,7 @@ def footprints(
         past, now = (ever(part[:, shown], h)[:, drawn] for part in (one.indices, one.indices[-1:]))
         _paint(axis, np.where(now, 2, np.where(past, 1, 0)), (NEVER, BEFORE, LAST), shown, drawn)
         axis.set_title(title)
-    _label(axes, shown, count)
+    _label(axes, shown, count, drawn, h)
     _legend(figure, {"chosen last": LAST, "chosen before": BEFORE, "never": NEVER})
     return figure
 
@@ -142,7 +144,7 @@ def first_and_last(log: Log, rows: Any = None, vectors: Any = None) -> Told:
     Args:
         log: a log or its file, whose first recording is the state before training, if it was made at step 0.
         rows: the sub-vectors drawn, a slice or a list; None spreads 96 evenly over all.
-        vectors: the bank vectors drawn, a slice or a list; None takes all, up to 256.
+        vectors: the bank vectors drawn, a slice or a list; None takes all, and spreads 256 over a larger bank.
 
     Returns:
         The drawing. Its table counts all sub-vectors. Two random choices of k among h share k / h of their members.
@@ -168,7 +170,7 @@ def first_and_last(log: Log, rows: Any = None, vectors: Any = None) -> Told:
     figure, axes = told_figure(0.6 + _height(len(drawn)), words)
     begin, end = begin[shown][:, drawn], end[shown][:, drawn]
     _paint(axes[0, 0], begin + 2 * end, (NEVER, FIRST_ONLY, LAST, BOTH), shown, drawn)
-    _label(axes, shown, count)
+    _label(axes, shown, count, drawn, one.h)
     _legend(figure, {"first only": FIRST_ONLY, "last only": LAST, "both": BOTH})
     return figure
 
@@ -180,13 +182,13 @@ def bank_animation(
     vectors: Any = None,
     alt: str = ALT,
 ) -> Animation:
-    """The footprints as they grow, a slider through the steps; needs no kernel (see `explore`).
+    """The footprints as they grow: a slider through the steps and a button that plays them; needs no kernel.
 
     Args:
         log: a log or its file, of at least two recordings.
         frames: pictures, spread evenly over the recordings; 2 to 24.
         rows: the sub-vectors drawn, a slice or a list; None spreads 96 evenly over all.
-        vectors: the bank vectors drawn, a slice or a list; None takes all, up to 256.
+        vectors: the bank vectors drawn, a slice or a list; None takes all, and spreads 256 over a larger bank.
         alt: what the picture shows, for readers who don't see it.
 
     Returns:
@@ -206,11 +208,13 @@ def bank_animation(
     moved = exchanged(one.indices)
     times = np.unique(np.linspace(0, len(one.steps) - 1, frames).round().astype(int)).tolist()
     at = {int(one.steps[t]): t for t in times}
-    lines = []
-    for step, t in at.items():
-        now, past = ever(one.indices[t], one.h), ever(one.indices[: t + 1], one.h)
-        share = f"{moved[t - 1]:.1%}" if t else "-"
-        lines.append([f"{step:,}", f"{now.any(0).sum():,}", f"{past.sum(1).mean():.2f}", share])
+    lines, past = [], np.zeros((count, one.h), dtype=bool)
+    for t, chosen in enumerate(one.indices):
+        np.put_along_axis(past, chosen, True, axis=1)
+        if t in times:
+            share = f"{moved[t - 1]:.1%}" if t else "-"
+            used = len(np.unique(chosen))
+            lines.append([f"{one.steps[t]:,}", f"{used:,}", f"{past.sum(1).mean():.2f}", share])
     words = table(["step", "vectors in use", "tried by a sub-vector", "exchanged per recording"], lines)
 
     def draw(step: int) -> Told:
@@ -218,7 +222,7 @@ def bank_animation(
         figure, axes = told_figure(2.4 + _height(len(drawn)), "", nrows=2, height_ratios=(_height(len(drawn)), 1.5))
         past, now = (ever(part[:, shown], one.h)[:, drawn] for part in (one.indices[: t + 1], one.indices[t : t + 1]))
         _paint(axes[0, 0], np.where(now, 2, np.where(past, 1, 0)), (NEVER, BEFORE, LAST), shown, drawn)
-        _label(axes[:1], shown, count)
+        _label(axes[:1], shown, count, drawn, one.h)
         axis = axes[1, 0]
         axis.plot(one.steps[1:], moved, color=COLOUR, lw=1.5)
         if t:
@@ -234,11 +238,28 @@ def bank_animation(
 
 
 class Animation(Explore):
-    """What `bank_animation` returns: a control that also says its numbers."""
+    """What `bank_animation` returns: a slider through the steps, a button that moves it, and the numbers as a table."""
 
     def __init__(self, draw: Any, alt: str, start: Mapping[str, Any], choices: Mapping[str, list[Any]], numbers: str):
         self.numbers = numbers
         super().__init__(draw, alt, start, choices)
+
+    @cached_property
+    def html(self) -> str:
+        """The control for a page. Nothing moves before a click or a key on the button, and the next one stops it."""
+        button = f'<style>{asset("play.css")}</style><button type="button" class="vbank-play">Play</button>'
+        place = '<div class="vbank-sliders" hidden>'  # seen where scripts run
+        control = super().html.replace(place, place + button, 1)
+        return f"{control.removesuffix('</div>')}<script>{asset('play.js')}</script></div>"
+
+    def widget(self) -> Any:
+        """The control for a live notebook."""
+        import ipywidgets
+
+        slider, place = super().widget().children
+        play = ipywidgets.Play(max=len(slider.options) - 1, interval=700)
+        ipywidgets.link((play, "value"), (slider, "index"))
+        return ipywidgets.VBox([play, slider, place])
 
     def __repr__(self) -> str:
         return self.numbers
@@ -258,13 +279,16 @@ def _paint(axis: Axes, codes: Any, shades: tuple[Colour, ...], shown: Integers, 
         number_ticks(ticks, numbers)
 
 
-def _label(axes: Any, shown: Integers, count: int) -> None:
-    """Names of the axes, once a row and a column; how many sub-vectors the picture leaves out."""
-    part = "" if len(shown) == count else f" ({len(shown)} of {count:,})"
+def _label(axes: Any, shown: Integers, count: int, drawn: Integers, h: int) -> None:
+    """Names of the axes, once a row and a column, and how many the picture leaves out."""
+    across, up = (
+        f"{what}{'' if len(some) == all_ else f' ({len(some)} of {all_:,})'}"
+        for what, some, all_ in (("sub-vector", shown, count), ("bank vector", drawn, h))
+    )
     for axis in axes[-1]:
-        axis.set_xlabel(f"sub-vector{part}")
+        axis.set_xlabel(across)
     for axis in axes[:, 0]:
-        axis.set_ylabel("bank vector")
+        axis.set_ylabel(up)
 
 
 def _legend(figure: Told, shades: Mapping[str, Colour]) -> None:

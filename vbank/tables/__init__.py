@@ -153,7 +153,9 @@ class Beside:
         return list(commands)
 
     def __repr__(self) -> str:
-        return f"{self.paper}: {self.title}; {self.found} of {len(self.cells)} cells filled"
+        from vbank.tables.shown import text
+
+        return text(self)
 
     def _repr_html_(self) -> str:
         from vbank.tables.shown import html

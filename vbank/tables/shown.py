@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -17,6 +18,7 @@ from vbank.tables import AVERAGE, Apart, Beside, Cell, beside
 PLOTS = (".svg", ".png", ".pdf")
 
 NOT_RUN, NO_RECIPE = "·", ""
+WIDEST = 200  # characters of a line of plain text
 
 
 def html(table: Beside) -> str:
@@ -77,6 +79,18 @@ def rich_tables(table: Beside) -> Iterator[Table]:
         yield rest
 
 
+def text(table: Beside) -> str:
+    """The same as plain text, for readers without pictures."""
+    written = io.StringIO()
+    console = Console(file=written, width=WIDEST, color_system=None)
+    for part in rich_tables(table):
+        console.print(part.title)  # in a table's own width it would be broken
+        part.box = part.title = None
+        console.print(part)
+    lines = [line.rstrip() for line in written.getvalue().splitlines()]
+    return "\n".join([*lines, *notes(table), *table.commands])
+
+
 def sized(table: Beside) -> bool:
     """Whether the paper prints the number of parameters in this table."""
     return any(cell.score.params for cell in table.cells)
@@ -135,7 +149,8 @@ def notes(table: Beside) -> list[str]:
     if converted:
         lines.append(f"The papers print {' and '.join(converted)} times 100, and so does this table.")
     if without:
-        lines.append(f"{without} cells have no recipe: their settings or their data are not to be had.")
+        have, their = ("cell has", "its") if without == 1 else ("cells have", "their")
+        lines.append(f"{without} {have} no recipe: {their} settings or {their} data are not to be had.")
     if waiting:
         lines.append(f"{NOT_RUN} marks {waiting} cells that the ledger has no run for; {table.then}what makes them:")
     return lines
