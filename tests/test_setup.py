@@ -24,6 +24,7 @@ LOCK = {canonicalize_name(Requirement(line).name): Requirement(line) for line in
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "bs4": "beautifulsoup4"}
+DISTRIBUTIONS |= {"spellchecker": "pyspellchecker"}
 # Installed with torch, rich, datasets or jupyter-book under any version that they accept.
 FOLLOW = {"huggingface_hub", "tqdm", "IPython", "matplotlib_inline", "myst_nb", "sphinx"}
 

@@ -37,7 +37,7 @@ class Count:
 
     @property
     def stored(self) -> float:
-        """Stored scalars in float32 equivalents: a uint8 index counts 1/4, a uint16 index 1/2."""
+        """Stored scalars in float32 equivalents; a uint8 index counts 1/4, a uint16 index 1/2."""
         return float(sum(group.stored for group in self.groups.values()))
 
     @property

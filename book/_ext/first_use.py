@@ -44,7 +44,11 @@ def symbols(formula: str) -> list[Symbol]:
             if depth <= 0:
                 break
         inside = tokens[start:place]
-        return "".join(inside[1:-1] if inside[:1] == ["{"] else inside)
+        if inside[:1] == ["{"]:
+            inside = inside[1:-1]
+        elif inside and inside[0] in SAID + STYLED:  # a subscript such as \text{in}
+            return inside[0] + group()
+        return "".join(inside)
 
     while place < len(tokens):
         token = tokens[place]

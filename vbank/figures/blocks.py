@@ -79,14 +79,14 @@ def _paint_ranks(paint: Paint, values: Values, turn: float, layer: int = 0, satu
     return np.array([[paint(value) for value in row] for row in values], np.uint8)
 
 
-def _paint_update(paint: Paint, values: Values, cuts: tuple[Sequence[int], Sequence[int]]) -> Colours:
+def _paint_update(paint: Paint, values: Values, cuts: tuple[Sequence[int], Sequence[int]], layer: int) -> Colours:
     """Colours of the update: lightness by the block and the place in it where a value first occurs."""
     keys = np.round(values, 9) + 0.0  # sums in another order differ in the last digits; and -0 is 0
     rows, columns = (len(cut) + 1 for cut in cuts)
     # a seed by which neighbouring blocks differ, along the diagonals too: only equal values are to look alike
     shades = np.random.default_rng(2881).permutation(rows * columns).reshape(rows, columns) / (rows * columns)
     of_row, of_column = (np.searchsorted(cut, range(n), "right") for cut, n in zip(cuts, values.shape, strict=True))
-    texture = np.random.default_rng(0).random(values.shape)
+    texture = np.random.default_rng(layer).random(values.shape)  # its own: layers do not share values by chance
     result = np.empty((*values.shape, 3), np.uint8)
     for (p, q), key in np.ndenumerate(keys):
         block, grain = float(shades[of_row[p], of_column[q]]), float(texture[p, q])
@@ -167,7 +167,7 @@ def paint_layer(method: Method, index: int, paint: Paint) -> Layer:
     else:
         layer = _own_layer(method, index, paint)
     cuts = layer.B[-1].cuts[0], layer.A[-1].cuts[1]
-    layer.update = Block(_paint_update(paint, values, cuts), values.shape, cuts=cuts)
+    layer.update = Block(_paint_update(paint, values, cuts, index), values.shape, cuts=cuts)
     return layer
 
 

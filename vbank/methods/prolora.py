@@ -26,8 +26,8 @@ class PRoLoRA(ScaledConfig):
         rank: rank r of the update, shared and unshared together.
         alpha: numerator of the scale alpha / rank; None means a scale of 1.
         unshared_rank: u, the ranks that keep rows and columns of their own; 0 to rank.
-        share_a: m, how many copies of the chunk make up A.
-        share_b: n, how many copies of the chunk make up B.
+        share_a: c_A, how many copies of the chunk make up A; m in the paper.
+        share_b: c_B, how many copies of the chunk make up B; n in the paper.
         rotate: rotate the copies; False leaves them equal (Table 2, "-r").
         rectified: draw the chunk of A with the whole matrix's fan-in (equation 5); False takes the chunk's own
             (Table 2, "-i").
