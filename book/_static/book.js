@@ -2,13 +2,18 @@
 (() => {
   // What is wider than the page scrolls in its own box: the keyboard must reach it.
   function tabStops() {
-    for (const box of document.querySelectorAll("mjx-container[display='true'], .cell_output .text_html > div")) {
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    const boxes = [...document.querySelectorAll("mjx-container[display='true'], .cell_output .text_html > div")];
+    const wide = boxes.map((box) => box.scrollWidth > box.clientWidth); // all read before the first is written
+    boxes.forEach((box, at) => {
+      if (wide[at]) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
-    }
+    });
   }
 
   addEventListener("load", () => {
+    // The theme keeps the list of chapters where it was; the page read must be in sight.
+    document.querySelector(".bd-sidebar-primary .active > a")?.scrollIntoView({ block: "nearest", behavior: "instant" });
+
     (window.MathJax?.startup?.promise ?? Promise.resolve()).then(tabStops);
     addEventListener("resize", tabStops);
 

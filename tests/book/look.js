@@ -17,6 +17,12 @@ window.book = (() => {
   const reachable = (box) =>
     box.tabIndex >= 0 || all("a[href], button, input, summary, [tabindex='0']", box).some((one) => one.checkVisibility());
 
+  const picked = (element, ...keys) => {
+    const style = getComputedStyle(element);
+    return Object.fromEntries(keys.map((key) => [key, style[key]]));
+  };
+  const PLAIN = "|rgba(0, 0, 0, 0)|none|1|none|normal"; // what adds nothing to the ground that it stands on
+
   const state = (control) => {
     const copy = control.cloneNode(true);
     all("script, style, input", copy).forEach((one) => one.remove());
@@ -76,6 +82,9 @@ window.book = (() => {
         "too wide": root.scrollWidth <= root.clientWidth ? [] : all("body *")
           .filter((one) => one.getBoundingClientRect().right > root.clientWidth + 1).slice(-5).map(name),
         "letters of figures": letters.length ? Math.min(...letters) : null,
+        "cut-off sentences": all("pre .vbank-prose", article)
+          .filter((one) => one.getBoundingClientRect().right > one.closest("pre").getBoundingClientRect().right + 1)
+          .map((one) => one.textContent),
         "boxes out of reach": boxes.filter((box) => !reachable(box)).map(name),
       };
     },
@@ -117,12 +126,37 @@ window.book = (() => {
       };
     },
 
+    // For axe, whose look at contrast takes most of its time: the first of all words alike, on like grounds. What
+    // stands outside the flow of the page is a ground of its own.
+    markColours() {
+      const grounds = new Map([[null, ""]]), met = new Set();
+      const ground = (one) => {
+        if (!grounds.has(one)) {
+          const { position, ...rest } = picked(one, "position", "backgroundColor", "backgroundImage", "opacity",
+            "filter", "mixBlendMode");
+          const apart = ["absolute", "fixed", "sticky"].includes(position) ? `apart ${grounds.size}` : "";
+          const own = [apart, ...Object.values(rest)].join("|"), parent = ground(one.parentElement);
+          grounds.set(one, own === PLAIN ? parent : `${parent} / ${own}`);
+        }
+        return grounds.get(one);
+      };
+      for (const one of all("body *")) {
+        one.removeAttribute("data-first-of-its-colour");
+        const text = [...one.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
+        const field = one.matches("input, select, textarea");
+        if (!(text || field) || !one.checkVisibility()) continue;
+        const look = [ground(one), field, ...Object.values(picked(one, "color", "fontSize", "fontWeight", "textShadow"))].join();
+        if (!met.has(look)) one.setAttribute("data-first-of-its-colour", "");
+        met.add(look);
+      }
+    },
+
     // For axe: formulas, the tenth row of a table and a second word of a listing in one colour take most of its time.
     thin() {
       for (const formula of all("mjx-container")) formula.replaceChildren("x");
       for (const row of all("tbody > tr:nth-child(n + 11)")) row.remove();
       const met = new Set();
-      for (const word of all(".highlight pre span, .sig span")) {
+      for (const word of all(".highlight pre span:not(.vbank-prose), .sig span")) {
         if (word.className && !met.has(word.className)) met.add(word.className);
         else word.replaceWith(...word.childNodes);
       }

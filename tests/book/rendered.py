@@ -141,12 +141,20 @@ def open_page(tab: Any, url: str) -> None:
 
 
 def resize(tab: Any, theme: str, width: int) -> None:
-    """Show the page so; the theme's script waits 300 ms before it looks at a new size."""
+    """Show the page so; the theme's script waits 300 ms after a new size or a change of the text before it looks."""
     tab.emulate_media(color_scheme=theme)
     if tab.viewport_size["width"] != width:
         tab.evaluate(
-            """() => { window.looked = new Promise((done) =>
-              addEventListener("resize", () => setTimeout(done, 350), { once: true })); }"""
+            """() => { window.looked = new Promise((done) => {
+              let timer;
+              const later = () => { clearTimeout(timer); timer = setTimeout(end, 350); };
+              const changes = new MutationObserver(later);
+              const end = () => { changes.disconnect(); done(); };
+              addEventListener("resize", () => {
+                changes.observe(document.querySelector("#main-content"), { subtree: true, childList: true });
+                later();
+              }, { once: true });
+            }); }"""
         )
         tab.set_viewport_size({"width": width, "height": HEIGHT})
         tab.evaluate("() => window.looked")
@@ -164,14 +172,14 @@ def visit(context: Any, site: Site, page: Path) -> Seen:
     open_page(tab, site.url(page))
     tab.evaluate(LOOK)
     seen.once = tab.evaluate("book.once()")
-    for width in WIDTHS:
-        for theme in THEMES:
+    for turn, width in enumerate(WIDTHS):
+        for theme in THEMES[:: -1 if turn % 2 else 1]:  # a new theme costs more than a new width
             resize(tab, theme, width)
             seen.looks[theme, width] = tab.evaluate("book.look()")
     seen.once["dead controls"] = tab.evaluate("book.deadControls()")
     tab.evaluate("book.thin()")
     inject_axe(tab)
-    for theme, width in (("dark", WIDTHS[-1]), ("light", WIDTHS[0])):
+    for theme, width in (("light", WIDTHS[0]), ("dark", WIDTHS[-1])):
         resize(tab, theme, width)
         seen.axe[theme] = axe(tab)
     tab.close()
@@ -179,13 +187,23 @@ def visit(context: Any, site: Site, page: Path) -> Seen:
 
 
 def inject_axe(tab: Any) -> None:
+    tab.evaluate(LOOK)
     tab.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+    tab.evaluate("axe.configure({ rules: [{ id: 'color-contrast', selector: '[data-first-of-its-colour]' }] })")
 
 
-def axe(tab: Any) -> list[dict[str, Any]]:
-    """axe-core's findings on the page as it stands; `inject_axe` comes first."""
+def axe(tab: Any, part: str = "html") -> list[dict[str, Any]]:
+    """axe-core's findings on the page, or a part of it, once nothing fades any more; `inject_axe` comes first."""
+    tab.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
+    tab.evaluate("book.markColours()")
     return tab.evaluate(
-        """() => axe.run(document, { resultTypes: ["violations"], preload: false }).then((result) =>
+        """part => axe.run(part, { resultTypes: ["violations"], preload: false }).then((result) =>
           result.violations.map(({ id, impact, nodes }) => ({ id, impact, count: nodes.length,
-            where: nodes.slice(0, 3).map((node) => node.target.join(" ") + ": " + node.failureSummary) })))"""
+            where: nodes.slice(0, 3).map((node) => node.target.join(" ") + ": " + node.failureSummary) })))""",
+        part,
     )
+
+
+def grave(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that keep a reader from something."""
+    return [finding for finding in findings if finding["impact"] in ("serious", "critical")]
