@@ -1,4 +1,5 @@
 # make book   install, execute every notebook, render the book into _build/html
+# make lab    install, and open the notebooks in JupyterLab
 # make pdf    print the book into _build/book.pdf; needs Chromium
 # make test   lint, types, the book with warnings as errors, unit tests, every notebook against its stored outputs
 #
@@ -28,12 +29,17 @@ export JOBS
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help book pdf test
+.PHONY: help book lab pdf test
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 book: $(VENV)/installed
 	@$(BIN)/python scripts/book.py
+
+# JupyterLab is no part of the pins: nothing here imports it. Those of the pins stay as they are.
+lab: $(VENV)/installed
+	@test -x $(BIN)/jupyter-lab || $(PIP) install 'jupyterlab>=4,<5' --constraint requirements.lock
+	@$(BIN)/jupyter-lab book/index.ipynb
 
 pdf: book
 	@$(BIN)/python scripts/pdf.py

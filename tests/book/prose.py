@@ -149,6 +149,11 @@ def _formula(match: re.Match[str]) -> str:
     return inside if re.fullmatch(r"-?[\d.,]+\s*%?", inside) else "…"
 
 
+# What drawings say of themselves: the places on their axes, and what other cells print.
+FIGURES = ("Figure:", "<Figure", "<Told")
+CONTROLS = ("control (", "simplex of")  # these after their first line
+
+
 @dataclass
 class Computed:
     """What the cells of a notebook print and glue, and the settings that stand in their code."""
@@ -171,7 +176,9 @@ def computed(notebook: Any) -> Computed:
                 text = "".join(data.get("application/papermill.record/text/plain", ""))
                 result.glued[name] = numbers(text)
             text = "".join(output.get("text", data.get("text/plain", "")))
-            if not text.startswith("<Figure"):
+            if text.startswith(CONTROLS):
+                text = text.partition("\n")[0]
+            if not text.startswith(FIGURES):
                 result.printed += numbers(text)
     return result
 

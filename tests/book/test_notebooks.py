@@ -110,6 +110,17 @@ def is_drawing(cell: Any) -> bool:
 
 
 @every_notebook
+def test_what_is_shown_is_also_said(path: Path) -> None:
+    """Figures, tables and controls have a plain text of their own, for terminals and for readers who hear a page."""
+    for count, output in outputs(path):
+        data = output.get("data", {})
+        if {"image/svg+xml", "image/png", "text/html"} & set(data):
+            said = data.get("text/plain", "")
+            assert not said.startswith("<"), f"cell {count} says only {said}; run it with `scripts/book.py --write`"
+            assert "\n" in said or len(said) > 40, f"cell {count} says only {said!r}"
+
+
+@every_notebook
 def test_outputs_not_compared_are_asserted(path: Path) -> None:
     """A cell that nbval does not compare, or one of the two after it, holds an assertion; none is skipped."""
     cells = code_cells(path)

@@ -43,6 +43,13 @@ def notebook(markdown: str, code: str = "", printed: str = "", glued: str | None
     return {"cells": [{"cell_type": "markdown", "source": markdown, "metadata": {}}, cell]}
 
 
+def test_a_figure_may_say_any_number_and_a_control_may_after_its_first_line() -> None:
+    book = notebook("It ends at 0.385, at rank 16.5.")
+    for said, found in (("Figure: 0.385", 0), ("control (rank: 2)\nFigure: 0.385", 0), ("control (rank: 16.5)", 1)):
+        book["cells"][1]["outputs"] = [{"output_type": "execute_result", "data": {"text/plain": said}, "metadata": {}}]
+        assert len(typed_numbers(book)) == found
+
+
 @pytest.mark.parametrize(
     ("sentence", "glued"),
     [

@@ -7,9 +7,7 @@ import html
 import io
 import itertools
 import json
-import os
 import re
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -19,6 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vbank.figures.palette import SVG_METADATA, WIDTH, style
+from vbank.live import live
 
 MOST_FRAMES = 24
 MOST_BYTES = 400_000
@@ -161,21 +160,16 @@ class Explore:
 
     def __repr__(self) -> str:
         choices = "; ".join(f"{_words(n)}: {', '.join(map(_words, values))}" for n, values in self.choices.items())
-        return f"control ({choices})"
+        try:
+            now = repr(self._figure(self.start))
+        except ValueError as refusal:
+            now = str(refusal)
+        return f"control ({choices})\nNow: {self._words(self.start)}.\n{now}"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         if live():
             return self.widget()._repr_mimebundle_() | {"text/plain": repr(self)}
         return {"text/plain": repr(self), "text/html": self.html}
-
-
-def live() -> bool:
-    """Whether a front end with widgets serves this kernel; a notebook that is executed by a script has none."""
-    wanted = os.environ.get("VBANK_CONTROLS", "")
-    if wanted not in ("", "frames", "widgets"):
-        raise ValueError(f"VBANK_CONTROLS is {wanted!r}; set it to frames or widgets, or leave it unset")
-    served = "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules
-    return wanted == "widgets" or (served and wanted != "frames")
 
 
 def asset(name: str) -> str:

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from vbank.figures.spoken import Told
+
 # Distinct for normal, red-blind and green-blind sight, and at least 3:1 on white (tests/figures/test_figures.py).
 METHOD_COLOURS: dict[str, str] = {
     "SVD": "#000000",
@@ -82,7 +84,7 @@ def tint(colour: str, strength: float) -> tuple[float, float, float]:
 def new_figure(height: float, **subplots: Any) -> tuple[Figure, Any]:
     """A figure of the book's width, and its axes."""
     style()
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Told(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(**subplots)
 
 
@@ -120,7 +122,7 @@ def label_rows(axis: Axes, rows: Sequence[tuple[str, str]], xlabel: str) -> list
 def new_canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty drawing whose coordinates count cells, so that sizes on the page are to scale."""
     style()
-    figure = Figure(figsize=(WIDTH, WIDTH * height / width))
+    figure = Told(figsize=(WIDTH, WIDTH * height / width))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axis.set_axis_off()

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from vbank.figures.blocks import bank_colours
 from vbank.figures.controls import asset, png
 from vbank.figures.palette import METHOD_COLOURS, new_figure
+from vbank.figures.spoken import table
 
 BANK = ((-0.85, -0.55), (-0.55, 0.75), (0.05, 0.95), (0.8, 0.6), (0.9, -0.35), (0.25, -0.9), (-0.2, 0.1))
 LOGITS = (0.4, 1.6, -0.6, 1.1, 0.0, 0.7, -1.2)
@@ -112,7 +113,15 @@ class Simplex:
         )
 
     def __repr__(self) -> str:
-        return f"simplex of {len(self.bank)} bank vectors, k = {self.top_k}"
+        chosen, weights, u = self.mix()
+        shares = dict(zip(np.asarray(chosen).tolist(), np.asarray(weights).tolist(), strict=True))
+        rows = [
+            [str(s + 1), *(f"{entry:.2f}" for entry in point), f"{self.logits[s]:.2f}", f"{shares.get(s, 0):.2f}"]
+            for s, point in enumerate(self.bank)
+        ]
+        rows.append(["u", *(f"{entry:.2f}" for entry in u), "", ""])
+        head = ["vector", "first entry", "second entry", "logit", "weight"]
+        return f"simplex of {len(self.bank)} bank vectors, k = {self.top_k}\n{table(head, rows)}"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return {"text/plain": repr(self), "text/html": self.html}

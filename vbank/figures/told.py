@@ -1,29 +1,19 @@
-"""Figures that also say their numbers, for readers who cannot see them and for terminals."""
+"""Figures in larger type that are told what to say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from vbank.figures.palette import WIDTH, style
+from vbank.figures.spoken import Told, table
+
+__all__ = ["SMALLEST", "Told", "number_ticks", "table", "told_figure"]
 
 SMALLEST = 12  # points; on a phone, at 360 of the 468 points of WIDTH, still above 9 pixels
-
-
-class Told(Figure):
-    """A figure with its numbers: ``print(figure)`` gives them as a table, and so does a notebook without pictures."""
-
-    numbers: str = ""
-
-    def __repr__(self) -> str:
-        return self.numbers or super().__repr__()
-
-    __str__ = __repr__
 
 
 def told_figure(height: float, numbers: str, **subplots: Any) -> tuple[Told, Any]:
@@ -47,13 +37,3 @@ def number_ticks(ticks: Any, numbers: NDArray[np.int64]) -> None:
 
     ticks.set_major_locator(MaxNLocator(6, integer=True))
     ticks.set_major_formatter(FuncFormatter(say))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines of equal columns, the first set to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = []
-    for first, *rest in (head, *rows):
-        cells = [f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join([f"{first:{widths[0]}}", *cells]).rstrip())
-    return "\n".join(lines)

@@ -96,7 +96,7 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, rows: Sequence[Row], processor: Any, settings: TaskSettings) -> Any:
-        """Rows as the model takes them: a list of dicts with `labels` and, for text, `input_ids`; or a torch Dataset.
+        """Rows as the model takes them: a list of dicts with `labels` and, for text, `input_ids`; or a torch `Dataset`.
 
         Raises:
             DataError: a row that cannot be encoded.

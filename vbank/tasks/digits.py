@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vbank.attachment import attach, param_groups
 from vbank.counting import Count, count
+from vbank.live import progress
 from vbank.methods.base import Config
 
 TRAIN_ROWS = 1000
@@ -177,7 +178,7 @@ def _train(
     losses, done = [], 0
     if after_step is not None:
         after_step(done, model)
-    for _ in range(epochs):
+    for _ in progress(range(epochs), "digits"):
         seen = 0.0
         for rows in torch.randperm(len(labels), generator=generator).split(batch_size):
             loss = F.cross_entropy(model(images[rows]).logits, labels[rows])

@@ -6,7 +6,7 @@ where meanings have unequally many. With -p an output of fewer than four words c
 an empty one a word, which raises BLEU and NIST; here it does not.
 
 Two tokenisations are at work: BLEU and NIST cut words as mteval-13a does and then ignore case; the other three take the
-lower-cased tokens of Stanford's PTB tokeniser without punctuation. Brackets stay among them, as in the script.
+lower-cased tokens of Stanford's PTB tokenizer without punctuation. Brackets stay among them, as in the script.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from vbank.live import progress
 from vbank.tasks.sources import DataError
 
 METRICS = ("bleu", "nist", "meteor", "rouge_l", "cider")
@@ -48,7 +49,7 @@ def score_systems(
 
     Returns:
         name -> {"bleu", "meteor", "rouge_l": percent; "nist": bits; "cider": 0 to 10}. Without Java "bleu" and "nist"
-        alone: METEOR is a Java program, and so is the tokeniser under ROUGE-L and CIDEr.
+        alone: METEOR is a Java program, and so is the tokenizer under ROUGE-L and CIDEr.
 
     Raises:
         DataError: no meaning, a meaning without a reference, an empty reference, another number of outputs than of
@@ -73,7 +74,7 @@ def score_systems(
         groups = [list(islice(left, len(group))) for group in texts]
         cut = {name: list(islice(left, len(outputs))) for name, outputs in spoken.items()}
         with _meteor() as meteor:
-            for name, tokens in cut.items():
+            for name, tokens in progress(cut.items(), "METEOR"):
                 scores[name]["meteor"] = 100 * _captions(meteor, tokens, groups)
         for name, tokens in cut.items():
             scores[name]["rouge_l"] = rouge_l(tokens, groups)
@@ -165,7 +166,7 @@ def cider(outputs: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> 
 
 
 def ptb_tokens(texts: Sequence[str]) -> list[Tokens]:
-    """Lower-cased tokens of Stanford's PTB tokeniser without punctuation, one list a text; the program comes with
+    """Lower-cased tokens of Stanford's PTB tokenizer without punctuation, one list a text; the program comes with
     pycocoevalcap.
 
     Raises:
@@ -179,7 +180,7 @@ def ptb_tokens(texts: Sequence[str]) -> list[Tokens]:
     done = subprocess.run(command, input="\n".join((*texts, "")).encode(), capture_output=True, check=False)
     lines = done.stdout.decode().split("\n")
     if done.returncode or len(lines) < len(texts):
-        raise DataError(f"Java's PTB tokeniser failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        raise DataError(f"Java's PTB tokenizer failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
     dropped = set(ptbtokenizer.PUNCTUATIONS)
     return [[token for token in line.split() if token not in dropped] for line in lines[: len(texts)]]
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vbank.live import WIDE, Line, live
 from vbank.suggestions import unknown
 from vbank.tasks.base import Task
 from vbank.tasks.sources import DataError
+from vbank.tasks.weights import quiet
 
 IGNORED = -100  # a label that torch's cross-entropy leaves out
 LOSS_ON = ("answer", "all")
@@ -142,7 +144,8 @@ def generate(
         max_new_tokens: length of the longest answer.
         batch_size: prompts at a time.
         num_beams, length_penalty, no_repeat_ngram_size: of the beam search; one beam takes the likeliest token.
-        progress: called with the number of answers done and of all; None: on a terminal, a bar with the time left.
+        progress: called with the number of answers done and of all; None: on a terminal and at a
+            live notebook, a bar with the time left.
 
     Raises:
         DataError: a number below 1, or a prompt that is empty or too long for its answer to fit the model.
@@ -170,8 +173,9 @@ def generate(
     training = model.training
     model.eval()
     try:
-        hidden = True if progress else None  # None: no bar where the output is a file
-        with torch.no_grad(), tqdm(total=len(order), desc="answers", leave=False, disable=hidden) as bar:
+        place: dict[str, Any] = {"file": Line(), "ncols": WIDE} if live() else {"disable": None}  # None: not in a file
+        place |= {"disable": True} if progress else {}
+        with torch.no_grad(), tqdm(total=len(order), desc="answers", leave=False, **place) as bar:
             for start in range(0, len(order), batch_size):
                 batch = order[start : start + batch_size]
                 found = _answers(model, tokenizer, [coded[i] for i in batch], settings)
@@ -198,7 +202,8 @@ def _answers(model: Any, tokenizer: Any, rows: list[list[int]], settings: dict[s
     device = model.get_input_embeddings().weight.device
     own, model.generation_config = model.generation_config, GenerationConfig(**settings)  # nothing from a model's file
     try:
-        out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=True)
+        with quiet():  # it misses the mask of rows that have ended, which count for nothing
+            out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=True)
     finally:
         model.generation_config = own
     return [text.strip() for text in tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, stack_module_state, vmap
 
+from vbank.live import progress
 from vbank.methods.base import Config, Method, Site, delta
 from vbank.methods.selection import SELECTIONS
 from vbank.methods.vb_lora import VBLoRAMethod
@@ -213,7 +214,7 @@ def _adam(f: Function, theta: Tensor, buffers: dict[str, Tensor], goal: Tensor, 
     """Adam (betas 0.9 and 0.99) on P problems at once: it treats every entry of theta (P, p) alone."""
     theta = theta.clone().requires_grad_()
     mean, square = torch.zeros_like(theta), torch.zeros_like(theta)
-    for step in range(1, steps + 1):
+    for step in progress(range(1, steps + 1), "fitting"):
         (gradient,) = torch.autograd.grad((f(theta, buffers) - goal).square().sum(), theta)
         mean.lerp_(gradient, 0.1)
         square.lerp_(gradient.square(), 0.01)
@@ -235,7 +236,7 @@ def _levenberg_marquardt(
     theta, left = theta.clone(), torch.arange(len(theta))
     damping = torch.full((len(theta),), 1e-2, dtype=theta.dtype)
     error = (f(theta, buffers) - goal).square().sum(1)
-    for _ in range(budget.newton_steps):
+    for _ in progress(range(budget.newton_steps), "fitting, to the end"):
         here, own = theta[left], {name: buffer[left] for name, buffer in buffers.items()}
         residual = (goal[left] - f(here, own))[..., None]  # (P, n, 1)
         J = jacobian(here, own)  # (P, n, p)

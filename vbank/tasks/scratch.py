@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from vbank.live import progress
 from vbank.suggestions import unknown
 from vbank.tasks.sources import DataError
 
@@ -264,7 +265,8 @@ def train(model: nn.Module, rows: Tensor, settings: dict[str, Any], checkpoint: 
         for name, part in parts.items():
             part.load_state_dict(saved[name])
     model.train()
-    for step, chosen in enumerate(order_of(len(rows), settings["batch_size"], settings["seed"]), start=1):
+    order = order_of(len(rows), settings["batch_size"], settings["seed"])
+    for step, chosen in enumerate(progress(order, f"training a small {settings['kind']}", steps), start=1):
         if step > steps:
             break
         if step <= len(losses):  # done before the stop

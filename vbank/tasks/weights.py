@@ -34,6 +34,7 @@ MODELS = {
     "openai-community/gpt2-large": "Hub",
     "meta-llama/Llama-2-7b-hf": "Hub, gated",
     "meta-llama/Llama-2-13b-hf": "Hub, gated",
+    "meta-llama/Llama-3.2-3B": "Hub, gated",
     "mistralai/Mistral-7B-v0.1": "Hub",
     "google/gemma-7b": "Hub, gated",
     "google/vit-base-patch16-224-in21k": "Hub",
@@ -137,7 +138,7 @@ def _read(
 
     place = weights_folder(name)
     on_disk = Path(place).is_dir()
-    with _quiet():
+    with quiet():
         try:
             offline = on_disk or not hub_reachable()
             processor = processor_kind.from_pretrained(place, local_files_only=offline)
@@ -189,8 +190,8 @@ def set_dropout(config: Any, share: float | None) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings of a fresh head, which is what we ask for, and without bars."""
+def quiet() -> Iterator[None]:
+    """transformers without its warnings, of a fresh head for one, which is what we ask for, and without bars."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
