@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 OUTPUT = re.compile(
     r'(?s)(<div class="output (?:stream|text_plain)[^"]*"><div class="highlight"><pre>)(.*?)(</pre>)'
 )
-GAP = re.compile(r"\S\s{2,}(?=\S)")  # between two columns
+GAP = re.compile(r"(?<=\S)\s{2,}(?=\S)")  # between two columns
 WORD = re.compile(r"[^\W\d_]{2,}")
 ENTITY = re.compile(r"&[#\w]+;")
 
@@ -16,11 +16,10 @@ ENTITY = re.compile(r"&[#\w]+;")
 def is_prose(line: str) -> bool:
     """Whether a printed line may break: a sentence, or a name and a sentence."""
     text = ENTITY.sub("_", line).strip()
-    gaps = len(GAP.findall(text))
-    told = len(WORD.findall(text)) >= 4 and 2 * sum(map(str.isdigit, text)) < len(
-        text
-    )
-    return told and (gaps == 0 or gaps == 1 and len(text) > 60)
+    *name, sentence = GAP.split(text)
+    told = len(WORD.findall(sentence)) >= 4
+    told = told and 2 * sum(map(str.isdigit, text)) < len(text)
+    return told and (not name or len(name) == 1 and len(text) > 60)
 
 
 def broken(output: re.Match[str]) -> str:

@@ -82,7 +82,7 @@ def rich_tables(table: Beside) -> Iterator[Table]:
 def text(table: Beside) -> str:
     """The same as plain text, for readers without pictures."""
     written = io.StringIO()
-    console = Console(file=written, width=WIDEST, color_system=None)
+    console = Console(file=written, width=WIDEST, color_system=None, force_jupyter=False)
     for part in rich_tables(table):
         console.print(part.title)  # in a table's own width it would be broken
         part.box = part.title = None
