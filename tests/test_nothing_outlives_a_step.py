@@ -37,12 +37,17 @@ def step(model: Blocks, optimizer: torch.optim.Optimizer, way: str) -> None:
         optimizer.zero_grad()
 
 
-@every_method
-@pytest.mark.parametrize("way", WAYS)
-def test_as_many_tensors_after_each_step(config, way):
+def adapted(config: vbank.Config) -> Blocks:
     model = Blocks()
     vbank.attach(model, config, targets="all-linear")
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    return model
+
+
+def adamw(model: Blocks) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+
+
+def require_as_many_after_each_step(model: Blocks, optimizer: torch.optim.Optimizer, way: str) -> None:
     counts = []
     for _ in range(4):
         step(model, optimizer, way)
@@ -50,23 +55,23 @@ def test_as_many_tensors_after_each_step(config, way):
     assert counts[1] == counts[2] == counts[3], counts  # the first makes the optimizer's state
 
 
+@every_method
+@pytest.mark.parametrize("way", WAYS)
+def test_as_many_tensors_after_each_step(config, way):
+    model = adapted(config)
+    require_as_many_after_each_step(model, adamw(model), way)
+
+
 def test_as_many_tensors_where_chosen_logits_alone_are_trained():
-    model = Blocks()
-    vbank.attach(model, vbank.VBLoRA(2, num_vectors=9, vector_length=8), targets="all-linear")
-    optimizer = vbank.SelectedAdamW(model, RATES)
-    counts = []
-    for _ in range(4):
-        step(model, optimizer, "plain")
-        counts.append(tensors())
-    assert counts[1] == counts[2] == counts[3], counts
+    model = adapted(vbank.VBLoRA(2, num_vectors=9, vector_length=8))
+    require_as_many_after_each_step(model, vbank.SelectedAdamW(model, RATES), "plain")
 
 
 @every_method
 @pytest.mark.parametrize("way", WAYS)
 def test_a_model_that_nobody_holds_is_gone(config, way):
-    model = Blocks()
-    vbank.attach(model, config, targets="all-linear")
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model = adapted(config)
+    optimizer = adamw(model)
     step(model, optimizer, way)
     weight = weakref.ref(model.head.weight)
     del model, optimizer

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from body import on_body
 from markupsafe import Markup
 from sphinx.application import Sphinx
 
@@ -53,10 +54,9 @@ def repair(
         context["script_files"] = [
             deferred(script) for script in context["script_files"]
         ]
-    if "body" in context:
-        context["body"] = readable(context["body"])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", repair)
+    on_body(app, readable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
 """Sentences that a cell prints break at the edge of the page; tables that it prints keep their columns, and scroll."""
 
 import re
-from typing import Any
 
+from body import on_body
 from sphinx.application import Sphinx
 
 OUTPUT = re.compile(
@@ -33,17 +33,6 @@ def broken(output: re.Match[str]) -> str:
     return before + "\n".join(lines) + after
 
 
-def mend(
-    app: Sphinx,
-    pagename: str,
-    templatename: str,
-    context: dict[str, Any],
-    doctree: Any,
-) -> None:
-    if "body" in context:
-        context["body"] = OUTPUT.sub(broken, context["body"])
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.connect("html-page-context", mend)
+    on_body(app, lambda body: OUTPUT.sub(broken, body))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

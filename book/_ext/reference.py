@@ -7,9 +7,9 @@ A signature of several lines is a list of definitions without terms, which no sc
 
 import inspect
 import re
-from typing import Any
 
 import typer
+from body import on_body
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -59,19 +59,11 @@ def lines_of(signature: re.Match[str]) -> str:
     return text.replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
 
 
-def repair(
-    app: Sphinx,
-    pagename: str,
-    templatename: str,
-    context: dict[str, Any],
-    doctree: Any,
-) -> None:
-    if "body" in context:
-        pattern = r'(?s)<dt class="sig\b.*?</dt>'
-        context["body"] = re.sub(pattern, lines_of, context["body"])
+def in_lines(body: str) -> str:
+    return re.sub(r'(?s)<dt class="sig\b.*?</dt>', lines_of, body)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("commands", Commands)
-    app.connect("html-page-context", repair)
+    on_body(app, in_lines)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
