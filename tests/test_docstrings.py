@@ -2,7 +2,9 @@
 
 import doctest
 import inspect
+import re
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import vbank
 
 # What shows itself in the examples of others: what functions return, raise or take.
 WITHOUT = {"Adapter", "CheckpointError", "Config", "Count", "Method", "Site"}
+API = Path(__file__).parents[1] / "book/appendix/api.md"
 FINDER = doctest.DocTestFinder(recurse=False)
 
 
@@ -30,6 +33,23 @@ def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     said: list[str] = []
     doctest.DocTestRunner().run(test, out=said.append)
     assert said == [], "".join(said)
+
+
+# What the book's reference lists beside the public names, by its full name.
+LISTED = re.findall(r"auto(?:function|class):: (vbank\.[a-z_.]+\.\w+)", API.read_text(encoding="utf-8"))
+SHOWN_ELSEWHERE = {"Storage", "Server", "Memory", "Row", "Selections", "Comparison", "Verdict"}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_examples_of_what_the_reference_lists_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = FINDER.find(locate(name), name, globs={})
+    examples = found[0].examples if found else []
+    assert bool(examples) == (name.rpartition(".")[2] not in SHOWN_ELSEWHERE)
+    monkeypatch.chdir(tmp_path)
+    for test in found:
+        said: list[str] = []
+        doctest.DocTestRunner().run(test, out=said.append)
+        assert said == [], "".join(said)
 
 
 def test_the_example_of_the_package_runs() -> None:

@@ -16,7 +16,7 @@ from vbank.adapters import adapter_of
 from vbank.methods.base import Site
 from vbank.recipes import load
 from vbank.run import run
-from vbank.selections_log import ABOUT, LEVELS, TOLERANCE, Recorder, read
+from vbank.selections_log import ABOUT, LEVELS, TOLERANCE, Recorder, Selections, read
 
 SITES = [Site("encoder.layer.0.query", 16, 8), Site("encoder.layer.1.query", 8, 24)]
 
@@ -51,6 +51,34 @@ def test_what_is_read_is_what_was_chosen(k: int, h: int, tmp_path: Path) -> None
     assert found.sites == tuple(site.name for site in SITES) and found.spans == tuple(method.spans)
     assert found.spans[-1][2] == found.indices.shape[1] == 2 * (16 + 8 + 8 + 24) // 4
     assert load_file(tmp_path / "log")["indices"].element_size() == (2 if h > 256 else 1)
+    same(log.log(), found)
+
+
+def same(one: Selections, other: Selections) -> None:
+    for key, value in vars(one).items():
+        theirs = getattr(other, key)
+        if not isinstance(value, torch.Tensor):
+            assert value == theirs, key
+        else:
+            assert value.dtype == theirs.dtype and torch.equal(value, theirs), key
+
+
+def test_a_log_needs_no_file_and_is_not_changed_by_what_comes_after() -> None:
+    method = method_of()
+    recorder = Recorder(method, 1)
+    with pytest.raises(ValueError, match="nothing was recorded yet"):
+        recorder.log()
+    recorder.record(0)
+    early = recorder.log()
+    kept = early.indices.clone(), early.weights.clone(), early.bank_after.clone()
+    with torch.no_grad():
+        method.logits.neg_()
+        method.bank += 1.0
+    recorder.record(1)
+    assert all(map(torch.equal, kept, (early.indices, early.weights, early.bank_after)))
+    late = recorder.log()
+    assert late.steps.tolist() == [0, 1] and torch.equal(late.indices[0], early.indices[0])
+    assert torch.equal(late.bank_before, early.bank_before) and not torch.equal(late.bank_after, early.bank_after)
 
 
 def test_small_steps_of_a_weight_add_up_and_only_what_moved_is_kept(tmp_path: Path) -> None:

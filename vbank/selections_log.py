@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ FILE = "selections.safetensors"  # in a checkpoint; beside a record of the ledge
 ABOUT = "vbank.selections"  # key of the description among the file's metadata
 TENSORS = ("steps", "kept", "indices", "weights", "bank_before", "bank_after")
 LEVELS, TOLERANCE = 255, 8
+
+Recording = tuple[Tensor, Tensor, Tensor]  # which rows it keeps (N,), their indices and their rounded weights
 
 
 def refuse_impossible(recipe: Recipe) -> None:
@@ -84,6 +86,16 @@ class Recorder:
 
     Raises:
         ValueError: the method has no logits that could change.
+
+    Example:
+        >>> import torch, vbank
+        >>> from vbank import selections_log
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+        >>> config = vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4, top_k=2)
+        >>> recorder = selections_log.Recorder(vbank.attach(model, config, ["0"]).method, every=1)
+        >>> recorder.record(0)  # then after each step of the optimizer
+        >>> recorder.log().indices.shape  # recordings, sub-vectors, k
+        torch.Size([1, 8, 2])
     """
 
     def __init__(self, method: Method, every: int) -> None:
@@ -91,7 +103,7 @@ class Recorder:
             raise ValueError(f"a log of selections is for a VB-LoRA in training, not for this {method.config.title}")
         self.method, self.logits, self.every = method, method.logits, every
         self.steps: list[int] = []
-        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []  # of each recording: which rows, their indices and weights
+        self.kept: list[Recording] = []
         self.last: tuple[Tensor, Tensor] | None = None  # indices (N, k) and weights (N, k - 1) as last kept
         self.banks: list[Tensor] = []  # first and last
 
@@ -115,6 +127,18 @@ class Recorder:
             )
         self.last = indices, rounded
         self.banks = [*self.banks[:1], bank.to("cpu", torch.float16, copy=True)]
+
+    def log(self) -> Selections:
+        """What was recorded so far, as `read` gives it from the file that `write` would write.
+
+        Raises:
+            ValueError: nothing was recorded yet.
+        """
+        if not self.kept:
+            raise ValueError("nothing was recorded yet; call record(step) before you ask for the log")
+        sites = tuple(site.name for site in self.method.sites)
+        before, after = (bank.float() for bank in (self.banks[0], self.banks[-1]))
+        return _selections(self.steps, self.kept, before, after, sites, self.method.spans)
 
     def write(self, path: Path) -> None:
         """Write what was recorded so far; the same recordings give the same bytes."""
@@ -149,7 +173,7 @@ class Recorder:
         tensors, _ = _tensors(path)
         self.steps = tensors["steps"].tolist()
         self.kept = list(_recordings(tensors))
-        indices, weights = _filled(tensors)
+        indices, weights = _filled(self.kept)
         self.last, self.banks = (indices[-1], weights[-1]), [tensors["bank_before"], tensors["bank_after"]]
 
     def summary(self, path: Path) -> dict[str, int]:
@@ -165,13 +189,20 @@ def read(path: str | os.PathLike[str]) -> Selections:
 
     Raises:
         ValueError: the file is missing, damaged or no such log; the message names it.
+
+    Example:
+        >>> import vbank
+        >>> from vbank import selections_log
+        >>> bank = vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4, top_k=2)
+        >>> recorder = selections_log.Recorder(bank.build([vbank.Site("0", 8, 8)]), every=10)
+        >>> recorder.record(0)
+        >>> recorder.write("run.safetensors")
+        >>> selections_log.read("run.safetensors").num_vectors
+        6
     """
     tensors, about = _tensors(Path(path))
-    indices, rounded = _filled(tensors)
-    spans = tuple((start, middle, end) for start, middle, end in about["spans"])
-    weights = all_weights(rounded.flatten(0, 1).float() / LEVELS).view(indices.shape)
     before, after = (tensors[key].float() for key in ("bank_before", "bank_after"))
-    return Selections(tensors["steps"].long(), indices.long(), weights, before, after, tuple(about["sites"]), spans)
+    return _selections(tensors["steps"], _recordings(tensors), before, after, about["sites"], about["spans"])
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -197,15 +228,14 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def _recordings(tensors: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of each recording: which rows it keeps (N,), and what of them."""
+def _recordings(tensors: dict[str, Tensor]) -> Iterator[Recording]:
     counts = tensors["kept"].sum(1).tolist()
     return zip(tensors["kept"], tensors["indices"].split(counts), tensors["weights"].split(counts), strict=True)
 
 
-def _filled(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _filled(recordings: Iterable[Recording]) -> tuple[Tensor, Tensor]:
     """Of all recordings: indices (T, N, k) and rounded weights (T, N, k - 1)."""
-    (_, indices, weights), *later = _recordings(tensors)
+    (_, indices, weights), *later = recordings
     filled = [(indices, weights)]
     for rows, *new in later:
         indices, weights = indices.clone(), weights.clone()
@@ -213,3 +243,12 @@ def _filled(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         filled.append((indices, weights))
     first, second = zip(*filled, strict=True)
     return torch.stack(first), torch.stack(second)
+
+
+def _selections(
+    steps: Any, recordings: Iterable[Recording], before: Tensor, after: Tensor, sites: Iterable[str], spans: Any
+) -> Selections:
+    indices, rounded = _filled(recordings)
+    weights = all_weights(rounded.flatten(0, 1).float() / LEVELS).view(indices.shape)
+    rows = tuple((start, middle, end) for start, middle, end in spans)
+    return Selections(torch.as_tensor(steps).long(), indices.long(), weights, before, after, tuple(sites), rows)

@@ -124,6 +124,15 @@ class Testbed:
         name: as shown.
         scores: variant -> seed -> points; what a variant lacks is simply not there.
         reach: how many points below the best mean a variant may lie to count as one that learns; None: all do.
+
+    Example:
+        >>> from vbank import verdicts
+        >>> runs = {"k = 1": {0: 80.0, 1: 81.0}, "k = 2": {0: 84.0, 1: 86.0}}
+        >>> found = verdicts.Testbed("two seeds each", runs).compare("k = 2", "k = 1")
+        >>> print(found)
+        k = 2 against k = 1: +4.5 ± 2.2, 2 seeds
+        >>> print(found.verdict("better"))
+        confirmed
     """
 
     name: str

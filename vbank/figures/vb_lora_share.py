@@ -1,14 +1,12 @@
-"""The drawings of the chapter *VB-LoRA II: share*: what k vectors can reach, and who chose whom."""
+"""The drawing of the chapter *VB-LoRA II: share*: what k vectors can reach."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from vbank.figures.palette import METHOD_COLOURS, new_figure, tint
 
@@ -41,34 +39,4 @@ def reachable(bank: Sequence[tuple[float, float]]) -> Figure:
         axis.margins(0.12)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
-    return figure
-
-
-def footprints(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
-    """Which bank vectors each sub-vector chose: dark at the end of training, light before (VB-LoRA, Figure 3).
-
-    Args:
-        panels: title -> two matrices (N, h) of booleans: chosen at some time, and chosen at the end.
-
-    Raises:
-        ValueError: nothing to draw, or two matrices of different shapes.
-    """
-    if not panels:
-        raise ValueError("footprints: no panels to draw; give at least one")
-    figure, axes = new_figure(0.7 + 1.6 * len(panels), nrows=len(panels), sharex=True, squeeze=False)
-    shades = np.array([(1.0, 1.0, 1.0), tint(COLOUR, 0.4), tint(COLOUR, 1.0)])
-    for axis, (title, matrices) in zip(axes.flat, panels.items(), strict=True):
-        ever, last = (np.asarray(matrix, dtype=bool) for matrix in matrices)
-        if ever.shape != last.shape or ever.ndim != 2:
-            raise ValueError(f"footprints: {title!r} has matrices of the shapes {ever.shape} and {last.shape}")
-        axis.imshow(shades[np.where(last, 2, np.where(ever, 1, 0)).T], aspect="auto", interpolation="nearest")
-        axis.set_title(title)
-        axis.grid(visible=False)
-        axis.set_ylabel("bank vector")
-    axes[-1, 0].set_xlabel("sub-vector")
-    names = ("chosen at the end", "chosen at some time", "never")
-    patches = [
-        Patch(fc=tuple(shade), ec="#777777", label=name) for shade, name in zip(shades[::-1], names, strict=True)
-    ]
-    figure.legend(handles=patches, loc="outside upper center", ncols=3)
     return figure
