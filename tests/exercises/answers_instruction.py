@@ -35,7 +35,7 @@ WRONG = [
     ("instruction-1", lambda b, n, s: b + (8 / n if s else 32 / n), "scale of their own"),
     ("instruction-1", lambda b, n, s: b + (8 / n + 32 / s if s else 32 / n), "share its float32"),
     ("instruction-1", lambda b, n, s: b + 16 / n, "not of 16 bits"),
-    ("instruction-1", lambda b, n, s: 2 * bits(b, n, s), "Too many bits"),
+    ("instruction-1", lambda b, n, s: 2 * bits(b, n, s), "bits is too large"),
     ("instruction-2", lambda p, a, e, n: ([*p, *a, e], [-100] * len(p) + [*a, e]), "longer than max_length"),
     ("instruction-2", lambda p, a, e, n: ([*p, *a][:n], [-100] * len(p) + a), "end of text is missing"),
     (

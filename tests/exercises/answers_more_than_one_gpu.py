@@ -26,6 +26,6 @@ WRONG = [
     ("gpus-2", lambda g, n: torch.stack(g).mean(0), "one vote"),
     ("gpus-2", lambda g, n: torch.stack(g).sum(0), "summed the gradients"),
     ("gpus-2", lambda g, n: weighted(g, n) * sum(n), "divide by all"),
-    ("gpus-2", lambda g, n: g[0] + 1, "wrong for processes"),
+    ("gpus-2", lambda g, n: g[0] + 1, "wrong values for processes"),
     ("gpus-2", lambda g, n: weighted(g, n)[:3], "shape"),
 ]

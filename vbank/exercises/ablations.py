@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import fmean, pvariance, stdev, variance
 from typing import Any
 
-from vbank.exercises.checker import Wrong, require_number
+from vbank.exercises.checker import Wrong, require_number, settle
 
 Runs = dict[str, list[float]]
 POOLS: tuple[Runs, ...] = (
@@ -23,6 +24,8 @@ PAIRS: tuple[tuple[dict[int, float], dict[int, float], float], ...] = (
     ({8: 50.0}, {8: 51.0}, 0.5),
 )
 
+same = partial(math.isclose, rel_tol=1e-6, abs_tol=1e-9)
+
 
 def pooled(function: Callable[..., Any]) -> int:
     """ablations-1: the deviation over seeds, pooled over variants at most ten points below the best mean."""
@@ -31,29 +34,24 @@ def pooled(function: Callable[..., Any]) -> int:
         best = max(map(fmean, runs.values()))
         kept = [scores for scores in runs.values() if fmean(scores) >= best - 10]
         several = [scores for scores in kept if len(scores) > 1]
-        case = f"for {runs}"
+        size = sum(map(len, several))
         right = _pooled(several)
-        if _same(answer, right):
-            continue
-        wrong = {
-            right**2: "That is the variance {}; return its root.",
-            _pooled([scores for scores in runs.values() if len(scores) > 1]): "Leave out what does not learn {}.",
-            fmean(map(stdev, several)): "That is the mean of the deviations {}; pool variances.",
-            math.sqrt(fmean(map(variance, several))): "Every variant has the same weight {}: weigh by n - 1.",
-            math.sqrt(
-                sum(len(s) * variance(s) for s in several) / sum(map(len, several))
-            ): "Weigh by n - 1 {}, not by n.",
-            math.sqrt(sum(len(s) * pvariance(s) for s in several) / sum(map(len, several))): (
-                "Divide by the degrees of freedom {}: n - 1 a variant."
+        mistakes = (
+            (right**2, "That is the variance {}; return its root."),
+            (_pooled([scores for scores in runs.values() if len(scores) > 1]), "Leave out what does not learn {}."),
+            (fmean(map(stdev, several)), "That is the mean of the deviations {}; pool variances."),
+            (math.sqrt(fmean(map(variance, several))), "Every variant has the same weight {}: weigh by n - 1."),
+            (math.sqrt(sum(len(s) * variance(s) for s in several) / size), "Weigh by n - 1 {}, not by n."),
+            (
+                math.sqrt(sum(len(s) * pvariance(s) for s in several) / size),
+                "Divide by the degrees of freedom {}: n - 1 a variant.",
             ),
-            stdev(value for scores in kept for value in scores): (
-                "All runs together {} spread by the variants' differences too; take each from its own variant's mean."
+            (
+                stdev(value for scores in kept for value in scores),
+                "All runs together {} spread by the variants' differences too; take each from its own variant's mean.",
             ),
-        }
-        for number, words in wrong.items():
-            if _same(answer, number):
-                raise Wrong(words.format(case))
-        raise Wrong(f"Your deviation is too {'large' if answer > right else 'small'} {case}.")
+        )
+        settle(answer, right, mistakes, "Your deviation", f"for {runs}", same)
     return len(POOLS)
 
 
@@ -72,34 +70,24 @@ def compare(function: Callable[..., Any]) -> int:
         shared, case = sorted(one.keys() & other.keys()), f"for {one}, {other} and s = {s}"
         n = len(shared)
         right = fmean(one[seed] - other[seed] for seed in shared)
-        if not _same(d, right):
-            if _same(d, -right):
-                raise Wrong(f"d has the wrong sign {case}: the first minus the second.")
-            if _same(d, fmean(one.values()) - fmean(other.values())):
-                raise Wrong(f"You take means over all seeds {case}; compare the seeds that both have.")
-            if _same(d, abs(right)):
-                raise Wrong(f"d keeps its sign {case}.")
-            raise Wrong(f"d is too {'large' if d > right else 'small'} {case}.")
+        of_all = fmean(one.values()) - fmean(other.values())
+        mistakes = [
+            (-right, "d has the wrong sign {}: the first minus the second."),
+            (of_all, "You take means over all seeds {}; compare the seeds that both have."),
+            (abs(right), "d keeps its sign {}."),
+        ]
+        settle(d, right, mistakes, "d", case, same)
         e = s * math.sqrt(2 / n)
-        if _same(margin, 2 * e):
-            continue
-        wrong = {
-            e: "That is e {}; return 2 e.",
-            2 * s / math.sqrt(n): "Both means have an error {}: their difference has sqrt(2) times that of one.",
-            2 * s * math.sqrt(2): "More seeds make the error smaller {}.",
-            2 * s * math.sqrt(2 / len(one)): "n is the number of seeds that both have {}.",
-            2 * s * math.sqrt(2 / len(other)): "n is the number of seeds that both have {}.",
-            4 * s**2 * 2 / n: "That is the square of 2 e {}.",
-        }
-        for number, words in wrong.items():
-            if _same(margin, number):
-                raise Wrong(words.format(case))
-        raise Wrong(f"2 e is too {'large' if margin > 2 * e else 'small'} {case}.")
+        mistakes = [
+            (e, "That is e {}; return 2 e."),
+            (2 * s / math.sqrt(n), "Both means have an error {}: their difference has sqrt(2) times that of one."),
+            (2 * s * math.sqrt(2), "More seeds make the error smaller {}."),
+            (2 * s * math.sqrt(2 / len(one)), "n is the number of seeds that both have {}."),
+            (2 * s * math.sqrt(2 / len(other)), "n is the number of seeds that both have {}."),
+            (4 * s**2 * 2 / n, "That is the square of 2 e {}."),
+        ]
+        settle(margin, 2 * e, mistakes, "2 e", case, same)
     return len(PAIRS)
-
-
-def _same(one: float, two: float) -> bool:
-    return math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-9)
 
 
 EXERCISES = {"ablations-1": pooled, "ablations-2": compare}

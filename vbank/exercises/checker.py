@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,17 @@ from torch import Tensor
 
 from vbank.exercises.guard import Wrong, guarded
 
-__all__ = ["Verdict", "Wrong", "close", "judge", "require_integer", "require_number", "require_tensor"]
+__all__ = [
+    "Verdict",
+    "Wrong",
+    "close",
+    "judge",
+    "recognise",
+    "require_integer",
+    "require_number",
+    "require_tensor",
+    "settle",
+]
 
 
 @dataclass(frozen=True)
@@ -97,3 +108,41 @@ def require_number(value: Any, what: str) -> float:
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     """Equal up to a tolerance relative to the larger entry."""
     return bool((a - b).abs().max() <= tolerance * max(float(b.abs().max()), 1e-12))
+
+
+def settle(
+    answer: Any,
+    right: Any,
+    mistakes: Iterable[tuple[Any, str]],
+    what: str,
+    case: str,
+    same: Callable[[Any, Any], bool] = operator.eq,
+) -> None:
+    """Raises Wrong unless the answer agrees with what is right; says which mistake it is, or else how it is off.
+
+    Args:
+        answer: the reader's number or tensor.
+        right: what it should be.
+        mistakes: see `recognise`.
+        what: name of the answer, such as ``"The share"``; begins the message if it is none of the mistakes.
+        case: the inputs in words, such as ``"for n = 3"``.
+        same: whether two values agree: `==` for integers, else ``partial(math.isclose, ...)``, `close` and the like.
+    """
+    if same(answer, right):
+        return
+    recognise(answer, mistakes, case, same)
+    if isinstance(answer, Tensor):
+        raise Wrong(f"{what} has the right shape but wrong values {case}.")
+    raise Wrong(f"{what} is too {'large' if answer > right else 'small'} {case}.")
+
+
+def recognise(
+    answer: Any, mistakes: Iterable[tuple[Any, str]], case: str, same: Callable[[Any, Any], bool] = operator.eq
+) -> None:
+    """Raises Wrong with the words of the first mistake that the answer agrees with; does nothing if it is none.
+
+    A mistake is the value that it leads to and a sentence with `{}` where the case belongs.
+    """
+    for value, words in mistakes:
+        if same(answer, value):
+            raise Wrong(words.format(case))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vbank.exercises.checker import Wrong, require_integer
+from vbank.exercises.checker import Wrong, require_integer, settle
 
 
 def training_bytes(function: Callable[..., Any]) -> int:
@@ -14,18 +14,15 @@ def training_bytes(function: Callable[..., Any]) -> int:
     for frozen, trained in cases:
         answer = require_integer(function(frozen, trained), "The number of bytes")
         case = f"for {frozen:,} frozen and {trained:,} trained parameters"
-        right = 2 * frozen + 16 * trained
-        if answer == right:
-            continue
-        if answer == 4 * frozen + 16 * trained:
-            raise Wrong(f"Too many bytes {case}: the frozen weights are bfloat16, not float32.")
-        if answer == 2 * frozen + 12 * trained:
-            raise Wrong(f"Too few bytes {case}: Adam keeps more than one number a trained parameter.")
-        if answer == 2 * frozen + 8 * trained:
-            raise Wrong(f"Too few bytes {case}: something besides weight and gradient is kept.")
-        if answer in (16 * (frozen + trained), 18 * frozen + 16 * trained):
-            raise Wrong(f"Too many bytes {case}: a frozen weight has no gradient and no optimizer state.")
-        raise Wrong(f"Too {'many' if answer > right else 'few'} bytes {case}.")
+        unaware = "Too many bytes {}: a frozen weight has no gradient and no optimizer state."
+        mistakes = (
+            (4 * frozen + 16 * trained, "Too many bytes {}: the frozen weights are bfloat16, not float32."),
+            (2 * frozen + 12 * trained, "Too few bytes {}: Adam keeps more than one number a trained parameter."),
+            (2 * frozen + 8 * trained, "Too few bytes {}: something besides weight and gradient is kept."),
+            (16 * (frozen + trained), unaware),
+            (18 * frozen + 16 * trained, unaware),
+        )
+        settle(answer, 2 * frozen + 16 * trained, mistakes, "The number of bytes", case)
     return len(cases)
 
 
@@ -43,15 +40,13 @@ def customers(function: Callable[..., Any]) -> int:
                 raise Wrong(f"The order is the other way round {case}: full copies come first.")
             too = "many" if copies > card // model else "few"
             raise Wrong(f"Too {too} full copies {case}; a part of one serves nobody.")
-        if adapters == max(card - model, 0) // adapter:
-            continue
         if adapters < 0:
             raise Wrong(f"A negative number of customers {case}: what if the model does not fit?")
-        if adapters == card // adapter:
-            raise Wrong(f"Too many adapters {case}: something else has to be on the card as well.")
-        if adapters == card // (model + adapter):
-            raise Wrong(f"Too few adapters {case}: they share one model.")
-        raise Wrong(f"Too {'many' if adapters > max(card - model, 0) // adapter else 'few'} adapters {case}.")
+        mistakes = (
+            (card // adapter, "Too many adapters {}: something else has to be on the card as well."),
+            (card // (model + adapter), "Too few adapters {}: they share one model."),
+        )
+        settle(adapters, max(card - model, 0) // adapter, mistakes, "The number of adapters", case)
     return len(cases)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from vbank.exercises.checker import Wrong, require_number
+from vbank.exercises.checker import Wrong, require_number, settle
 
 Sentence = Sequence[str]
 
@@ -24,6 +25,8 @@ CASES = (
     ("greek wine", ("cheap food", "a pub by the river with greek wine")),
     ("pub", ("a pub",)),
 )
+
+same = partial(math.isclose, abs_tol=1e-9)
 
 
 def _grams(words: Sentence, n: int) -> Counter[tuple[str, ...]]:
@@ -48,35 +51,29 @@ def _compare_precision(answer: float, words: Sentence, groups: Sequence[Sentence
     own, refs = _grams(words, n), [_grams(group, n) for group in groups]
     total = sum(own.values())
 
-    def hits(limit: Callable[[tuple[str, ...]], float]) -> float:
-        return sum(min(count, limit(gram)) for gram, count in own.items())
+    def share(limit: Callable[[tuple[str, ...]], float]) -> float:
+        return sum(min(count, limit(gram)) for gram, count in own.items()) / total
 
-    right = hits(lambda gram: max(ref[gram] for ref in refs))
-    if math.isclose(answer, right / total, abs_tol=1e-9):
-        return
+    right = share(lambda gram: max(ref[gram] for ref in refs))
     case = f"for n = {n}, the output {' '.join(words)!r} and {len(groups)} reference{'s' * (len(groups) > 1)}"
     text = " ".join
-    inside = hits(lambda gram: max(text(group).count(text(gram)) for group in groups))
-    wrong = (
-        (hits(lambda gram: math.inf if any(gram in ref for ref in refs) else 0),
-         "A word that the output repeats must not score more often than a reference has it"),
-        (hits(lambda gram: sum(ref[gram] for ref in refs)),
-         "You add up the counts of all references; take the largest"),
-        (max(sum((own & ref).values()) for ref in refs),
-         "You score against the best single reference; an n-gram may come from any of them"),
-        (hits(lambda gram: refs[0][gram]), "Only the first reference counts"),
-        (len([gram for gram in own if any(gram in ref for ref in refs)]),
-         "You count each different n-gram once; count its repetitions, up to the limit"),
-        (inside, "You find an n-gram inside longer words; compare whole words"),
+    mistakes = (
+        (share(lambda gram: math.inf if any(gram in ref for ref in refs) else 0),
+         "A word that the output repeats must not score more often than a reference has it {}."),
+        (share(lambda gram: sum(ref[gram] for ref in refs)),
+         "You add up the counts of all references {}; take the largest."),
+        (max(sum((own & ref).values()) for ref in refs) / total,
+         "You score against the best single reference {}; an n-gram may come from any of them."),
+        (share(lambda gram: refs[0][gram]), "Only the first reference counts {}."),
+        (len([gram for gram in own if any(gram in ref for ref in refs)]) / total,
+         "You count each different n-gram once {}; count its repetitions, up to the limit."),
+        (share(lambda gram: max(text(group).count(text(gram)) for group in groups)),
+         "You find an n-gram inside longer words {}; compare whole words."),
+        (right * total, "That is the number of hits {}; divide by the number of the output's n-grams."),
+        *((right * total / sum(ref.values()),
+           "You divide by the n-grams of a reference {}; a precision divides by the output's.") for ref in refs if ref),
     )  # fmt: skip
-    for value, words_ in wrong:
-        if math.isclose(answer, value / total, abs_tol=1e-9):
-            raise Wrong(f"{words_} {case}.")
-    if right and math.isclose(answer, right, abs_tol=1e-9):
-        raise Wrong(f"That is the number of hits {case}; divide by the number of the output's n-grams.")
-    if right and any(math.isclose(answer, right / sum(ref.values()), abs_tol=1e-9) for ref in refs if ref):
-        raise Wrong(f"You divide by the n-grams of a reference {case}; a precision divides by the output's.")
-    raise Wrong(f"The precision is too {'large' if answer > right / total else 'small'} {case}.")
+    settle(answer, right, mistakes, "The precision", case, same)
 
 
 def rouge_l(function: Callable[..., Any]) -> int:
@@ -114,34 +111,31 @@ def _compare_rouge(answer: float, words: Sentence, groups: Sequence[Sentence]) -
     precisions = [length / len(words) for length in lengths]
     recalls = [length / len(group) for length, group in zip(lengths, groups, strict=True)]
     right = _f_measure(max(precisions), max(recalls))
-    if math.isclose(answer, right, abs_tol=1e-9):
-        return
     case = f"for the output {' '.join(words)!r} and {len(groups)} reference{'s' * (len(groups) > 1)}"
     pairs = list(zip(precisions, recalls, strict=True))
     bags = [sum((Counter(words) & Counter(group)).values()) for group in groups]
     sets = [len(set(words) & set(group)) for group in groups]
     longest = max(range(len(groups)), key=lengths.__getitem__)
-    wrong = (
+    mistakes = (
         (_f_measure(max(sets) / len(words), max(b / len(g) for b, g in zip(sets, groups, strict=True))),
-         "You count the different common words in any order; a subsequence keeps the order, and repetitions"),
+         "You count the different common words in any order {}; a subsequence keeps the order, and repetitions."),
         (_f_measure(precisions[longest], recalls[longest]),
-         "You take P and R of one reference; take the largest P and the largest R, each on its own"),
-        (_f_measure(max(precisions), max(recalls), 1.0), "That is the balanced F; recall weighs more here, beta = 1.2"),
-        (max(_f_measure(*pair) for pair in pairs), "You take the best F of one reference; take the largest P and the "
-         "largest R, each on its own"),
-        (sum(_f_measure(*pair) for pair in pairs) / len(pairs), "You average over the references; take the maxima"),
-        (_f_measure(max(recalls), max(precisions)), "P and R have changed places; P divides by the output's length"),
+         "You take P and R of one reference {}; take the largest P and the largest R, each on its own."),
+        (_f_measure(max(precisions), max(recalls), 1.0),
+         "That is the balanced F {}; recall weighs more here, beta = 1.2."),
+        (max(_f_measure(*pair) for pair in pairs),
+         "You take the best F of one reference {}; take the largest P and the largest R, each on its own."),
+        (sum(_f_measure(*pair) for pair in pairs) / len(pairs), "You average over the references {}; take the maxima."),
+        (_f_measure(max(recalls), max(precisions)),
+         "P and R have changed places {}; P divides by the output's length."),
         (_f_measure(max(bags) / len(words), max(b / len(g) for b, g in zip(bags, groups, strict=True))),
-         "You count common words in any order; a subsequence keeps the order"),
-        (max(precisions), "That is the precision alone"),
-        (max(recalls), "That is the recall alone"),
+         "You count common words in any order {}; a subsequence keeps the order."),
+        (max(precisions), "That is the precision alone {}."),
+        (max(recalls), "That is the recall alone {}."),
     )  # fmt: skip
-    for value, what in wrong:
-        if math.isclose(answer, value, abs_tol=1e-9):
-            raise Wrong(f"{what} {case}.")
-    if math.isclose(answer, 100 * right, abs_tol=1e-6):
+    if right and math.isclose(answer, 100 * right, abs_tol=1e-6):
         raise Wrong(f"Give a share from 0 to 1, not a percentage {case}.")
-    raise Wrong(f"ROUGE-L is too {'large' if answer > right else 'small'} {case}.")
+    settle(answer, right, mistakes, "ROUGE-L", case, same)
 
 
 EXERCISES = {"e2e-1": clipped_precision, "e2e-2": rouge_l}

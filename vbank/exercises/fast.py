@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
+from vbank.exercises.checker import Wrong, close, require_integer, require_tensor, settle
 from vbank.exercises.guard import guarded
 
 VIEWS = ("view", "_unsafe_view", "t", "transpose", "permute", "detach", "alias", "expand", "reshape", "unsqueeze")
@@ -44,24 +44,19 @@ def composed(function: Callable[..., Any]) -> int:
             answer = function(indices, weights, bank)
         answer = require_tensor(answer, (N, b), f"The composition {case}", bank.dtype)
         right = (weights[..., None] * bank[indices]).sum(-2)
-        if close(answer, right):
-            if gathered.names:
-                raise Wrong(f"The values are right, but {gathered.names[0]} gathers rows of the bank; use a product.")
-            continue
         C = torch.zeros(N, h, dtype=bank.dtype)
         mistakes = (
-            (torch.zeros_like(right), "All entries are zero."),
+            (torch.zeros_like(right), "All entries are zero {}."),
             (
                 C.scatter(1, indices, weights) @ bank,
-                "An index that occurs twice keeps one of its weights; add them up.",
+                "An index that occurs twice keeps one of its weights {}; add them up.",
             ),
-            (C.scatter(1, indices, 1.0) @ bank, "The vectors are added up without their weights."),
-            (bank[indices].sum(-2), "The vectors are added up without their weights."),
+            (C.scatter(1, indices, 1.0) @ bank, "The vectors are added up without their weights {}."),
+            (bank[indices].sum(-2), "The vectors are added up without their weights {}."),
         )
-        for wrong, words in mistakes:
-            if close(answer, wrong):
-                raise Wrong(f"{words} {case}")
-        raise Wrong(f"The sub-vectors have the right shape but wrong values {case}.")
+        settle(answer, right, mistakes, "The composition", case, close)
+        if gathered.names:
+            raise Wrong(f"The values are right, but {gathered.names[0]} gathers rows of the bank; use a product.")
     return len(cases)
 
 
@@ -72,19 +67,14 @@ def written(function: Callable[..., Any]) -> int:
         whole = rows * b * itemsize
         case = f"({pieces} pieces of {rows} rows of {b} numbers of {itemsize} bytes)"
         answer = require_integer(function(pieces, rows, b, itemsize), f"The number of bytes {case}")
-        if answer == (2 * pieces - 1) * whole:
-            continue
         mistakes = (
-            (whole, "That is what a split writes"),
-            (pieces * whole, "The gradients of the slices are there; now they are added up"),
-            (2 * pieces * whole, "Two tensors are added by one sum, three by two"),
-            ((2 * pieces - 1) * rows * b, "Those are numbers; a number has several bytes"),
-            ((pieces + 1) * whole, "There is a sum for each further slice, and each sum writes a whole tensor"),
+            (whole, "That is what a split writes {}."),
+            (pieces * whole, "The gradients of the slices are there {}; now they are added up."),
+            (2 * pieces * whole, "Two tensors are added by one sum, three by two {}."),
+            ((2 * pieces - 1) * rows * b, "Those are numbers {}; a number has several bytes."),
+            ((pieces + 1) * whole, "There is a sum for each further slice, and each sum writes a whole tensor {}."),
         )
-        for wrong, words in mistakes:
-            if answer == wrong:
-                raise Wrong(f"{words} {case}.")
-        raise Wrong(f"Too {'many' if answer > (2 * pieces - 1) * whole else 'few'} bytes {case}.")
+        settle(answer, (2 * pieces - 1) * whole, mistakes, "The number of bytes", case)
     return len(cases)
 
 
@@ -121,17 +111,13 @@ def update(function: Callable[..., Any]) -> int:
         with Written(y.numel()) as allowed:  # what the checker itself copies is counted here too
             right = guarded(reference, 10.0, y, x, A, B, s)
         answer = require_tensor(answer, tuple(y.shape), f"The outputs {case}", y.dtype)
-        if not close(answer, right):
-            mistakes = (
-                (y, "The update is missing"),
-                (right - y, "The update alone; the outputs y are missing"),
-                (y + x @ A.T @ B.T, "The scale s is missing"),
-                (s * (y + x @ A.T @ B.T), "The scale belongs to the update alone"),
-            )
-            for wrong, words in mistakes:
-                if close(answer, wrong):
-                    raise Wrong(f"{words} {case}.")
-            raise Wrong(f"The outputs have the right shape but wrong values {case}.")
+        mistakes = (
+            (y, "The update is missing {}."),
+            (right - y, "That is the update alone {}; the outputs y are missing."),
+            (y + x @ A.T @ B.T, "The scale s is missing {}."),
+            (s * (y + x @ A.T @ B.T), "The scale belongs to the update alone {}."),
+        )
+        settle(answer, right, mistakes, "The tensor of outputs", case, close)
         extra = found.count - allowed.count
         if extra > 0:
             raise Wrong(f"The values are right, but {extra + 1} tensors of the size of y are written {case}.")

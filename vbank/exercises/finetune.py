@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vbank.exercises.checker import Wrong, require_integer
+from vbank.exercises.checker import Wrong, require_integer, settle
 
 
 def paired_difference(function: Callable[..., Any]) -> int:
@@ -70,24 +70,20 @@ def compact_bytes(function: Callable[..., Any]) -> int:
     for shapes, rank, num_vectors, length, top_k in cases:
         answer = require_integer(function(shapes, rank, num_vectors, length, top_k), "The number of bytes")
         pieces = sum(rank * (m + n) // length for m, n in shapes)
-        index = 1 if num_vectors <= 256 else 2
-        bank = 4 * num_vectors * length
-        if answer == bank + pieces * (top_k * index + 4 * (top_k - 1)):
-            continue
+        width = 1 if num_vectors <= 256 else 2
+        bank, indices, weights = 4 * num_vectors * length, pieces * top_k, 4 * pieces * (top_k - 1)
+        right = bank + indices * width + weights
         layers = f"{len(shapes)} layer{'' if len(shapes) == 1 else 's'}"
         case = f"for {layers}, r = {rank}, h = {num_vectors}, b = {length}, k = {top_k}"
-        if answer == bank:
-            raise Wrong(f"That is the bank alone {case}; how does the file know which vectors a sub-vector takes?")
-        if answer == bank + 4 * pieces * num_vectors:
-            raise Wrong(f"That is the resumable form with all logits {case}.")
-        if answer == bank + pieces * (top_k * index + 4 * top_k):
-            raise Wrong(f"You store k weights {case}; they add up to 1, so one follows from the others.")
-        if answer in (bank + pieces * (top_k * size + 4 * (top_k - 1)) for size in (1, 2, 4, 8)):
-            raise Wrong(f"The indices have the wrong size {case}: take the smallest unsigned type that h indices fit.")
-        if answer == num_vectors * length + pieces * (top_k * index + top_k - 1):
-            raise Wrong(f"You counted a float32 number as one byte {case}.")
-        right = bank + pieces * (top_k * index + 4 * (top_k - 1))
-        raise Wrong(f"The number is too {'large' if answer > right else 'small'} {case}.")
+        wrong_width = "The indices have the wrong size {}: take the smallest unsigned type that h indices fit."
+        mistakes = (
+            (bank, "That is the bank alone {}; how does the file know which vectors a sub-vector takes?"),
+            (bank + 4 * pieces * num_vectors, "That is the resumable form with all logits {}."),
+            (right + 4 * pieces, "You store k weights {}; they add up to 1, so one follows from the others."),
+            *((bank + indices * size + weights, wrong_width) for size in (1, 2, 4, 8)),
+            ((bank + weights) // 4 + indices * width, "You counted a float32 number as one byte {}."),
+        )
+        settle(answer, right, mistakes, "The number", case)
     return len(cases)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
 import torch
 
-from vbank.exercises.checker import Wrong, require_number
+from vbank.exercises.checker import Wrong, require_number, settle
 
 
 def matthews(function: Callable[..., Any]) -> int:
@@ -71,29 +72,21 @@ def hours(function: Callable[..., Any]) -> int:
     for rows, epochs, length, weights, speed in cases:
         given = require_number(function(rows, epochs, length, weights, speed), "The number of hours")
         one = rows * epochs * length * weights / speed / 3600  # hours for one FLOP a weight and token
-        right = 4 * one
-        if math.isclose(given, right, rel_tol=1e-6):
-            continue
         case = f"for {rows:,} rows, {epochs} epochs, length {length}, {weights:,} weights at {speed:.2g} FLOP/s"
-        if math.isclose(given, 3600 * right, rel_tol=1e-6):
-            raise Wrong(f"Those are seconds {case}; return hours.")
-        if math.isclose(given, 60 * right, rel_tol=1e-6):
-            raise Wrong(f"Those are minutes {case}; return hours.")
-        if math.isclose(given, 6 * one, rel_tol=1e-6):
-            raise Wrong(f"You count gradients of all weights {case}; here the weights are frozen.")
-        if math.isclose(given, 3600 * 6 * one, rel_tol=1e-6):
-            raise Wrong(f"Two things {case}: you count gradients of all weights, which are frozen, and return seconds.")
-        if math.isclose(given, 2 * one, rel_tol=1e-6):
-            raise Wrong(f"That is the way forwards alone {case}.")
-        if math.isclose(given, one, rel_tol=1e-6):
-            raise Wrong(
-                f"You count one operation a weight and token {case}; how many are there, forwards and backwards?"
-            )
-        if epochs > 1 and math.isclose(given, right / epochs, rel_tol=1e-6):
-            raise Wrong(f"That is one epoch {case}.")
-        if math.isclose(given, right / length, rel_tol=1e-6):
-            raise Wrong(f"Every row has {length} tokens, its padding included {case}.")
-        raise Wrong(f"The number is too {'large' if given > right else 'small'} {case}.")
+        mistakes = (
+            (3600 * 4 * one, "Those are seconds {}; return hours."),
+            (60 * 4 * one, "Those are minutes {}; return hours."),
+            (6 * one, "You count gradients of all weights {}; here the weights are frozen."),
+            (
+                3600 * 6 * one,
+                "Two things {}: you count gradients of all weights, which are frozen, and return seconds.",
+            ),
+            (2 * one, "That is the way forwards alone {}."),
+            (one, "You count one operation a weight and token {}; how many are there, forwards and backwards?"),
+            (4 * one / epochs, "That is one epoch {}."),
+            (4 * one / length, "Every row has the full length {}, its padding included."),
+        )
+        settle(given, 4 * one, mistakes, "The number", case, partial(math.isclose, rel_tol=1e-6))
     return len(cases)
 
 

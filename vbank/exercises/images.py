@@ -6,12 +6,13 @@ import math
 import numbers
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from vbank.exercises.checker import Wrong, require_number
+from vbank.exercises.checker import Wrong, require_number, settle
 
 TRIES = 60  # seeds; a right draw misses a given sample of 12 in all of them once in 10^10 times
 
@@ -106,25 +107,21 @@ def _compare_paired(answer: Any, a: np.ndarray, b: np.ndarray) -> None:
     gap, error = (require_number(value, name) for value, name in zip(answer, ("The gap", "The error"), strict=True))
     gaps = a - b
     right, spread = gaps.mean(), gaps.std(ddof=1)
-
-    def same(one: float, two: float) -> bool:
-        return math.isclose(one, two, rel_tol=1e-4, abs_tol=1e-4)  # single precision will do
-
-    if same(gap, -right) and not same(right, 0):
-        raise Wrong(f"The gap has the wrong sign {case}; it is a minus b.")
-    if not same(gap, right):
-        raise Wrong(f"The mean gap is too {'large' if gap > right else 'small'} {case}.")
-    if same(error, spread / math.sqrt(n)):
-        return
-    if same(error, math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / n)):
-        raise Wrong(f"That is the error for different draws; here both methods have the same {n}, so look at the gaps.")
-    if same(error, spread):
-        raise Wrong(f"That is the deviation of one gap {case}; the mean of n gaps varies less, by the root of n.")
-    if same(error, gaps.std() / math.sqrt(n)):
-        raise Wrong(f"You divided the squares by n {case}; the mean was taken from the same gaps, so divide by n - 1.")
-    if same(error, spread**2 / n):
-        raise Wrong(f"That is the variance of the mean {case}; take its root.")
-    raise Wrong(f"The error is too {'large' if error > spread / math.sqrt(n) else 'small'} {case}.")
+    same = partial(math.isclose, rel_tol=1e-4, abs_tol=1e-4)  # single precision will do
+    settle(gap, right, [(-right, "The gap has the wrong sign {}; it is a minus b.")], "The mean gap", case, same)
+    mistakes = (
+        (
+            math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / n),
+            f"That is the error for different draws; here both methods have the same {n}, so look at the gaps.",
+        ),
+        (spread, "That is the deviation of one gap {}; the mean of n gaps varies less, by the root of n."),
+        (
+            gaps.std() / math.sqrt(n),
+            "You divided the squares by n {}; the mean was taken from the same gaps, so divide by n - 1.",
+        ),
+        (spread**2 / n, "That is the variance of the mean {}; take its root."),
+    )
+    settle(error, spread / math.sqrt(n), mistakes, "The error", case, same)
 
 
 EXERCISES = {"images-1": balanced_draw, "images-2": paired}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 from typing import Any
 
-from vbank.exercises.checker import Wrong, require_number
+from vbank.exercises.checker import require_number, settle
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -26,22 +27,14 @@ def reach(function: Callable[..., Any]) -> int:
     for lr, steps, warmup, schedule in cases:
         given = require_number(function(lr, steps, warmup, schedule), "The reach")
         case = f"for lr {lr:g}, {steps:,} steps, warm-up {warmup:g}, schedule {schedule!r}"
-
-        def near(value: float, given: float = given) -> bool:
-            return math.isclose(given, value, rel_tol=0.03)
-
-        right = lr * schedule_sum(steps, warmup, schedule)
-        if near(right):
-            continue
-        if near(lr * steps):
-            raise Wrong(f"You take the largest rate for every step {case}.")
-        if near(lr * (schedule_sum(steps, warmup, schedule) - warmup * steps / 2)):
-            raise Wrong(f"The steps of the warm-up are missing {case}; the rate rises there, and moves the number too.")
-        if near(lr * (schedule_sum(steps, warmup, schedule) + warmup * steps / 2)):
-            raise Wrong(f"During the warm-up the rate is not yet the largest {case}.")
-        if near(right / steps):
-            raise Wrong(f"That is the mean rate {case}; how far do all steps together go?")
-        raise Wrong(f"The reach is too {'large' if given > right else 'small'} {case}.")
+        right, rise = lr * schedule_sum(steps, warmup, schedule), lr * warmup * steps / 2
+        mistakes = (
+            (lr * steps, "You take the largest rate for every step {}."),
+            (right - rise, "The steps of the warm-up are missing {}; the rate rises there, and moves the number too."),
+            (right + rise, "During the warm-up the rate is not yet the largest {}."),
+            (right / steps, "That is the mean rate {}; how far do all steps together go?"),
+        )
+        settle(given, right, mistakes, "The reach", case, partial(math.isclose, rel_tol=0.03))
     return len(cases)
 
 
@@ -65,22 +58,17 @@ def lost(function: Callable[..., Any]) -> int:
         gap = [high[s] - low[s] for s in seeds]
         fallen = [high[s] - variant[s] for s in seeds]
         right = fmean(fallen) / fmean(gap)
-
-        def near(value: float, given: float = given) -> bool:
-            return math.isclose(given, value, rel_tol=1e-6, abs_tol=1e-9)
-
-        if near(right):
-            continue
-        if near(100 * right):
-            raise Wrong(f"That is in percent {case}; return a share.")
-        if near(1 - right):
-            raise Wrong(f"That is the share kept, not the share lost {case}.")
-        if near(fmean(f / g for f, g in zip(fallen, gap, strict=True))):
-            raise Wrong(f"You average the shares of the seeds {case}: a seed with a small gap then counts for more.")
-        means = fmean(high.values()), fmean(low.values()), fmean(variant.values())
-        if near((means[0] - means[2]) / (means[0] - means[1])):
-            raise Wrong(f"You compare different seeds {case}; take those that all three have.")
-        raise Wrong(f"The share is too {'large' if given > right else 'small'} {case}.")
+        tops, floors, others = fmean(high.values()), fmean(low.values()), fmean(variant.values())
+        mistakes = (
+            (100 * right, "That is in percent {}; return a share."),
+            (1 - right, "That is the share kept, not the share lost {}."),
+            (
+                fmean(f / g for f, g in zip(fallen, gap, strict=True)),
+                "You average the shares of the seeds {}: a seed with a small gap then counts for more.",
+            ),
+            ((tops - others) / (tops - floors), "You compare different seeds {}; take those that all three have."),
+        )
+        settle(given, right, mistakes, "The share", case, partial(math.isclose, rel_tol=1e-6, abs_tol=1e-9))
     return len(GAPS)
 
 

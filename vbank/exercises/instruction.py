@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from vbank.exercises.checker import Wrong, require_integer, require_number
+from vbank.exercises.checker import Wrong, require_integer, require_number, settle
 
 
 def bits_a_weight(function: Callable[..., Any]) -> int:
@@ -15,20 +15,19 @@ def bits_a_weight(function: Callable[..., Any]) -> int:
     for bits, block, scales in cases:
         answer = require_number(function(bits, block, scales), "The number of bits")
         right = bits + (8 / block + 32 / (block * scales) if scales else 32 / block)
-        if math.isclose(answer, right, rel_tol=1e-9):
-            continue
         case = f"for {bits} bits, blocks of {block}" + (f", groups of {scales} scales" if scales else "")
-        if math.isclose(answer, bits):
-            raise Wrong(f"That is the level alone {case}; each block also has its scale.")
-        if scales and math.isclose(answer, bits + 32 / block):
-            raise Wrong(f"The scales are quantised themselves {case}; you count each as a float32.")
-        if scales and math.isclose(answer, bits + 8 / block):
-            raise Wrong(f"Quantised scales have a scale of their own {case}.")
-        if scales and math.isclose(answer, bits + 8 / block + 32 / scales):
-            raise Wrong(f"A group of {scales} scales spans many weights {case}; share its float32 among all of them.")
-        if math.isclose(answer, bits + 16 / block):
-            raise Wrong(f"The scale is a float32, not of 16 bits {case}.")
-        raise Wrong(f"Too {'many' if answer > right else 'few'} bits {case}.")
+        mistakes = [(float(bits), "That is the level alone {}; each block also has its scale.")]
+        if scales:
+            mistakes += [
+                (bits + 32 / block, "The scales are quantised themselves {}; you count each as a float32."),
+                (bits + 8 / block, "Quantised scales have a scale of their own {}."),
+                (
+                    bits + 8 / block + 32 / scales,
+                    "A group of scales spans many weights {}; share its float32 among all of them.",
+                ),
+            ]
+        mistakes += [(bits + 16 / block, "The scale is a float32, not of 16 bits {}.")]
+        settle(answer, right, mistakes, "The number of bits", case, math.isclose)
     return len(cases)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
+from vbank.exercises.checker import Wrong, close, recognise, require_integer, require_tensor, settle
+
+same = partial(close, tolerance=1e-8)
 
 
 def gradients(function: Callable[..., Any]) -> int:
@@ -30,8 +33,9 @@ def gradients(function: Callable[..., Any]) -> int:
             case = f"of {letter} (batch {batch}, in {inputs}, out {outputs}, rank {rank}, s = {scale:g})"
             value = require_tensor(mine, tuple(leaf.shape), f"The gradient {case}", A.dtype)
             right: Tensor = leaf.grad  # type: ignore[assignment]
-            if not close(value, right, 1e-8):
-                raise Wrong(_what_is_wrong(letter, value, right, scale, given).format(f"The gradient {case}"))
+            if not same(value, right):
+                recognise(value, _mistakes(letter, right, scale, given), case, same)
+                raise Wrong(f"The gradient {case} has the right shape but wrong values.")
     return len(cases)
 
 
@@ -45,22 +49,24 @@ def _without_autograd(function: Callable[..., Any], *arguments: Any) -> Any:
         raise
 
 
-def _what_is_wrong(letter: str, value: Tensor, right: Tensor, scale: float, given: tuple[Tensor, ...]) -> str:
+def _mistakes(letter: str, right: Tensor, scale: float, given: tuple[Tensor, ...]) -> list[tuple[Tensor, str]]:
     W, A, B, x, upstream = given
     if letter == "x":
-        if close(value, upstream @ W, 1e-8):
-            return "{} goes through W alone; x reaches the loss on a second path."
-        if close(value, scale * upstream @ B @ A, 1e-8):
-            return "{} goes through the update alone; x reaches the loss on a second path."
-        if close(value, upstream @ W + upstream @ B @ A, 1e-8):
-            return "{} lacks the scale s."
-    elif close(value * scale, right, 1e-8):
-        return "{} lacks the scale s."
-    if len(x) > 1 and close(value * len(x), right, 1e-8):
-        return "{} is averaged over the batch; add the examples up."
-    if close(value, -right, 1e-8):
-        return "{} has the wrong sign."
-    return "{} has the right shape but wrong values."
+        of_one = [
+            (upstream @ W, "The gradient {} goes through W alone; x reaches the loss on a second path."),
+            (
+                scale * upstream @ B @ A,
+                "The gradient {} goes through the update alone; x reaches the loss on a second path.",
+            ),
+            (upstream @ W + upstream @ B @ A, "The gradient {} lacks the scale s."),
+        ]
+    else:
+        of_one = [(right / scale, "The gradient {} lacks the scale s.")]
+    return [
+        *of_one,
+        (right / len(x), "The gradient {} is averaged over the batch; add the examples up."),
+        (-right, "The gradient {} has the wrong sign."),
+    ]
 
 
 def parameters(function: Callable[..., Any]) -> int:
@@ -75,18 +81,15 @@ def parameters(function: Callable[..., Any]) -> int:
     for shapes, rank in cases:
         answer = require_integer(function(shapes, rank), "The count")
         right = sum(rank * (m + n) for m, n in shapes)
-        if answer == right:
-            continue
         case = f"for rank {rank} and the shapes {sorted(set(shapes))} ({len(shapes)} layers)"
-        if answer == sum(m * n for m, n in shapes):
-            raise Wrong(f"That is what full fine-tuning trains {case}.")
-        if answer in (sum(2 * rank * n for _, n in shapes), sum(2 * rank * m for m, _ in shapes)):
-            raise Wrong(f"Not every layer is square {case}: A and B have different sizes.")
-        if 2 * answer == right:
-            raise Wrong(f"Half of the count is missing {case}.")
-        if len(shapes) > 1 and answer * len(shapes) == right:
-            raise Wrong(f"You counted one layer {case}.")
-        raise Wrong(f"The count is too {'large' if answer > right else 'small'} {case}.")
+        mistakes = (
+            (sum(m * n for m, n in shapes), "That is what full fine-tuning trains {}."),
+            (sum(2 * rank * n for _, n in shapes), "Not every layer is square {}: A and B have different sizes."),
+            (sum(2 * rank * m for m, _ in shapes), "Not every layer is square {}: A and B have different sizes."),
+            (right / 2, "Half of the count is missing {}."),
+            (right / max(len(shapes), 1), "You counted one layer {}."),
+        )
+        settle(answer, right, mistakes, "The count", case)
     return len(cases)
 
 
@@ -103,20 +106,15 @@ def merged_weight(function: Callable[..., Any]) -> int:
         case = f"for W of shape {(outputs, inputs)} and type {dtype}, r = {rank}, alpha = {alpha:g}"
         answer = require_tensor(function(W, A, B, alpha), (outputs, inputs), f"The merged weight {case}", dtype)
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-        update = B @ A
-        if close(answer.float(), W.float() + alpha / rank * update, tolerance):
-            continue
-        wrong_scales = {
-            1.0: "has no scale",
-            alpha: "is scaled by alpha alone",
-            rank / alpha: "has its scale upside down",
-        }
-        for scale, words in wrong_scales.items():
-            if close(answer.float(), W.float() + scale * update, tolerance):
-                raise Wrong(f"The update {words} {case}.")
-        if close(answer.float(), alpha / rank * update, tolerance):
-            raise Wrong(f"That is the update alone {case}; what became of the pretrained weight?")
-        raise Wrong(f"The merged weight has wrong values {case}.")
+        base, update = W.float(), B @ A
+        mistakes = (
+            (base + update, "The update has no scale {}."),
+            (base + alpha * update, "The update is scaled by alpha alone {}."),
+            (base + rank / alpha * update, "The update has its scale upside down {}."),
+            (alpha / rank * update, "That is the update alone {}; what became of the pretrained weight?"),
+        )
+        right = base + alpha / rank * update
+        settle(answer.float(), right, mistakes, "The merged weight", case, partial(close, tolerance=tolerance))
     return len(cases)
 
 

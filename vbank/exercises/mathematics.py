@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
+from functools import partial
 from typing import Any
 
-from vbank.exercises.checker import Wrong, require_integer
+from vbank.exercises.checker import Wrong, recognise, require_integer, settle
 
 BOXES: tuple[tuple[str, str], ...] = (
     (r"So the answer is $\boxed{42}$.", "42"),
@@ -120,14 +120,16 @@ def interval(function: Callable[..., Any]) -> int:
             continue
         share = right / n
         error = math.sqrt(share * (1 - share) / n)
-        if _near(given, (high, low)):
-            raise Wrong(f"The ends are the wrong way round {case}.")
-        if _near(given, (100 * low, 100 * high)):
-            raise Wrong(f"Return shares from 0 to 1, not percent {case}.")
-        if _near(given, (share - Z * error, share + Z * error)):
-            raise Wrong(f"That is p ± z·error {case}, with the error taken at the share found; solve for p instead.")
-        if _near(given, (share - error, share + error)):
-            raise Wrong(f"That is one standard error to each side {case}.")
+        mistakes = (
+            ((high, low), "The ends are the wrong way round {}."),
+            ((100 * low, 100 * high), "Return shares from 0 to 1, not percent {}."),
+            (
+                (share - Z * error, share + Z * error),
+                "That is p ± z·error {}, with the error taken at the share found; solve for p instead.",
+            ),
+            ((share - error, share + error), "That is one standard error to each side {}."),
+        )
+        recognise(given, mistakes, case, _near)
         if not 0 <= given[0] <= given[1] <= 1:
             raise Wrong(f"A share lies between 0 and 1; your interval {case} is from {given[0]:.4f} to {given[1]:.4f}.")
         below, above = given[0] - low, given[1] - high
@@ -158,24 +160,22 @@ def grouped(function: Callable[..., Any]) -> int:
     )
     for name, (layers, hidden, wide, heads, shared, size, rank, length) in cases:
         answer = require_integer(function(layers, hidden, wide, heads, shared, size, rank, length), "The number")
-        right = pieces(layers, hidden, wide, heads * size, shared * size, rank, length)
-        if answer == right:
-            continue
-        if answer == pieces(layers, hidden, wide, heads * size, heads * size, rank, length):
-            raise Wrong(f"You gave keys and values as many heads as the queries for {name}.")
-        if answer == pieces(layers, hidden, wide, hidden, hidden, rank, length):
-            raise Wrong(f"You took every projection of attention as hidden x hidden for {name}: mind the heads' size.")
-        if answer == pieces(layers, hidden, wide, hidden, shared * size, rank, length):
-            raise Wrong(f"For {name} the queries are heads x head_size wide, which is not the hidden size.")
-        if right == layers * answer:
-            raise Wrong(f"That is one layer of {name}.")
-        if answer == right * length:
-            raise Wrong(f"That is how many numbers A and B hold for {name}; how many sub-vectors are they?")
-        if answer == right // rank:
-            raise Wrong(f"You left the rank out for {name}.")
-        if Fraction(answer, right) in (Fraction(2), Fraction(3), Fraction(3, 2)):
-            raise Wrong(f"Count the sub-vectors of {name}, not what is stored for each.")
-        raise Wrong(f"The number is too {'large' if answer > right else 'small'} for {name}.")
+        query, key = heads * size, shared * size
+        count = partial(pieces, layers, hidden, wide, rank=rank, length=length)  # of the widths of queries and keys
+        right, not_stored = count(query, key), "Count the sub-vectors {}, not what is stored for each."
+        mistakes = (
+            (count(query, query), "You gave keys and values as many heads as the queries {}."),
+            (
+                count(hidden, hidden),
+                "You took every projection of attention as hidden x hidden {}: mind the heads' size.",
+            ),
+            (count(hidden, key), "The queries are heads x head_size wide {}, which is not the hidden size."),
+            (right / layers, "That is one layer {}."),
+            (right * length, "That is how many numbers A and B hold {}; how many sub-vectors are they?"),
+            (right // rank, "You left the rank out {}."),
+            *((factor * right, not_stored) for factor in (2, 3, 1.5)),
+        )
+        settle(answer, right, mistakes, "The number", f"for {name}")
     return len(cases)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vbank.exercises.checker import Wrong, close, require_number, require_tensor
+from vbank.exercises.checker import Wrong, close, recognise, require_number, require_tensor, settle
 
 
 def ring_seconds(function: Callable[..., Any]) -> int:
@@ -21,25 +22,26 @@ def ring_seconds(function: Callable[..., Any]) -> int:
         (1_000, 64, 50e9, 1e-5),
         (1_000_000, 1, 50e9, 1e-5),
     )
+    same = partial(math.isclose, rel_tol=1e-9, abs_tol=1e-15)
     for size, n, bandwidth, latency in cases:
         answer = require_number(function(size, n, bandwidth, latency), "The time")
-        messages, share = 2 * (n - 1), size / n / bandwidth
-        if math.isclose(answer, messages * (share + latency), rel_tol=1e-9, abs_tol=1e-15):
+        messages = 2 * (n - 1)
+        sent, waited = messages * size / n / bandwidth, messages * latency  # seconds
+        right = sent + waited
+        if same(answer, right):
             continue
-        case = f"for {size:,} bytes on {n} GPUs"
         if n == 1:
             raise Wrong("One GPU has nobody to exchange anything with: the time is 0.")
-        if math.isclose(answer, messages * share, rel_tol=1e-9):
-            raise Wrong(f"You left out the latency {case}: every message costs it.")
-        if math.isclose(answer, messages * share + latency, rel_tol=1e-9):
-            raise Wrong(f"You paid the latency once {case}; the messages follow one another, so each pays it.")
-        if math.isclose(answer, messages * (size / bandwidth + latency), rel_tol=1e-9):
-            raise Wrong(f"Every message is as long as the whole gradient {case}; it is one of n shares.")
-        if math.isclose(answer, messages / 2 * (share + latency), rel_tol=1e-9):
-            raise Wrong(f"That is half of it {case}: the shares go round once to be added up, once to be handed out.")
-        if math.isclose(answer, 8 * messages * share + messages * latency, rel_tol=1e-9):
-            raise Wrong(f"The bandwidth is in bytes, not in bits {case}.")
-        raise Wrong(f"The time is too {'long' if answer > messages * (share + latency) else 'short'} {case}.")
+        case = f"for {size:,} bytes on {n} GPUs"
+        mistakes = (
+            (sent, "You left out the latency {}: every message costs it."),
+            (sent + latency, "You paid the latency once {}; the messages follow one another, so each pays it."),
+            (n * sent + waited, "Every message is as long as the whole gradient {}; it is one of n shares."),
+            (right / 2, "That is half of it {}: the shares go round once to be added up, once to be handed out."),
+            (8 * sent + waited, "The bandwidth is in bytes, not in bits {}."),
+        )
+        recognise(answer, mistakes, case, same)
+        raise Wrong(f"The time is too {'long' if answer > right else 'short'} {case}.")
     return len(cases)
 
 
@@ -59,16 +61,14 @@ def mean_gradient(function: Callable[..., Any]) -> int:
 
 def _compare_gradient(answer: Tensor, gradients: Sequence[Tensor], rows: Sequence[int]) -> None:
     summed = sum((n * g for n, g in zip(rows, gradients, strict=True)), torch.zeros(6))
-    right, case = summed / sum(rows), f"for processes with {', '.join(map(str, rows))} rows"
-    if close(answer, right):
-        return
-    if close(answer, summed):
-        raise Wrong(f"You summed over the rows {case}; the loss is their mean, so divide by all of them.")
-    if close(answer, torch.stack(list(gradients)).sum(0)):
-        raise Wrong(f"You summed the gradients {case}; a step would then grow with the number of processes.")
-    if close(answer, torch.stack(list(gradients)).mean(0)):
-        raise Wrong(f"Every process has one vote {case}; a row should have one. Weigh by the rows.")
-    raise Wrong(f"The gradient is wrong {case}.")
+    each = torch.stack(list(gradients))
+    mistakes = (
+        (summed, "You summed over the rows {}; the loss is their mean, so divide by all of them."),
+        (each.sum(0), "You summed the gradients {}; a step would then grow with the number of processes."),
+        (each.mean(0), "Every process has one vote {}; a row should have one. Weigh by the rows."),
+    )
+    case = f"for processes with {', '.join(map(str, rows))} rows"
+    settle(answer, summed / sum(rows), mistakes, "The gradient", case, close)
 
 
 EXERCISES = {"gpus-1": ring_seconds, "gpus-2": mean_gradient}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
+from vbank.exercises.checker import Wrong, close, recognise, require_integer, require_tensor, settle
+
+same = partial(close, tolerance=1e-9)
 
 
 def stride_of(rows: int, share: int) -> int:
@@ -33,22 +36,19 @@ def expanded(function: Callable[..., Any]) -> int:
         if isinstance(answer, Tensor) and length < width * share and tuple(answer.shape) == (rows, width * share):
             raise Wrong(f"The last copy is not trimmed {case}.")
         value = require_tensor(answer, (rows, length), f"A {case}", chunk.dtype)
-        if close(value, copies(chunk, length, share, stride), 1e-9):
-            continue
-        still = "With a share above R, floor(R / share) is 0 and nothing rotates; the stride is 0"
-        mistakes = {
-            still if share > rows else "The copies are not rotated": copies(chunk, length, share, 0),
-            "The copies are rotated the wrong way": copies(chunk, length, share, -stride),
-            "The copies are rotated along the columns, not along the rank": copies(chunk, length, share, stride, 1),
-            "All copies after the first are rotated by the same amount": torch.cat(
-                [chunk] + [chunk.roll(stride, dims=0)] * (share - 1), dim=1
-            )[:, :length],
-            "The stride is 1; what does it depend on": copies(chunk, length, share, 1),
-        }
-        for words, wrong in mistakes.items():
-            if close(value, wrong, 1e-9):
-                raise Wrong(f"{words} {case}.")
-        raise Wrong(f"A has the right shape but wrong values {case}.")
+        still = "With a share above R, floor(R / share) is 0 and nothing rotates {}; the stride is 0."
+        one_amount = torch.cat([chunk] + [chunk.roll(stride, dims=0)] * (share - 1), dim=1)[:, :length]
+        mistakes = (
+            (copies(chunk, length, share, 0), still if share > rows else "The copies are not rotated {}."),
+            (copies(chunk, length, share, -stride), "The copies are rotated the wrong way {}."),
+            (
+                copies(chunk, length, share, stride, dim=1),
+                "The copies are rotated along the columns {}, not along the rank.",
+            ),
+            (one_amount, "All copies after the first are rotated by the same amount {}."),
+            (copies(chunk, length, share, 1), "The stride is 1 {}; what does it depend on?"),
+        )
+        settle(value, copies(chunk, length, share, stride), mistakes, "A", case, same)
     return len(cases)
 
 
@@ -58,20 +58,22 @@ def total(shapes: Sequence[tuple[int, int]], free: int, shared: int, share: int,
     return sum(free * (m + n) + shared * (rounded(m / share) + rounded(n / share)) for m, n in shapes)
 
 
-def likely_counts(shapes: Sequence[tuple[int, int]], rank: int, u: int, share: int) -> dict[int, str]:
-    """Wrong counts and what is wrong with them; where two agree, the later words hold."""
+def likely_counts(shapes: Sequence[tuple[int, int]], rank: int, u: int, share: int) -> list[tuple[int, str]]:
+    """Wrong counts and what is wrong with them."""
     sizes = sum(m + n for m, n in shapes)
-    return {
-        total(shapes, u, rank - u, share, up=False): "The last copy is trimmed, but the chunk is not",
-        total(shapes, u, rank, share): "You gave the chunks all ranks; how many of them are shared",
-        total(shapes, 0, rank, share): "The unshared ranks are missing",
-        total(shapes, 0, rank - u, share): "The unshared rows and columns are missing",
-        rank * sizes: "That is what LoRA trains",
-        sum(u * (m + n) + (rank - u) * math.ceil((m + n) / share) for m, n in shapes): (
-            "A and B have chunks of their own, and each is rounded"
+    return [
+        (total(shapes, u, rank - u, share, up=False), "The last copy is trimmed {}, but the chunk is not."),
+        (total(shapes, u, rank, share), "You gave the chunks all ranks {}; how many of them are shared?"),
+        (total(shapes, 0, rank, share), "The unshared ranks are missing {}."),
+        (total(shapes, 0, rank - u, share), "The unshared rows and columns are missing {}."),
+        (rank * sizes, "That is what LoRA trains {}."),
+        (
+            sum(u * (m + n) + (rank - u) * math.ceil((m + n) / share) for m, n in shapes),
+            "A and B have chunks of their own {}, and each is rounded.",
         ),
-        u * sizes + math.ceil((rank - u) * sizes / share): "You rounded the sum; each chunk is rounded",
-    }
+        (u * sizes + math.ceil((rank - u) * sizes / share), "You rounded the sum {}; each chunk is rounded."),
+        (total(shapes[:1], u, rank - u, share), "You counted one layer {}."),
+    ]
 
 
 def parameters(function: Callable[..., Any]) -> int:
@@ -93,15 +95,7 @@ def parameters(function: Callable[..., Any]) -> int:
                 f"The count is {answer!r} {case}; a chunk has a whole number of columns, and numbers come whole."
             )
         answer = require_integer(answer, "The count")
-        right = total(shapes, u, rank - u, share)
-        if answer == right:
-            continue
-        likely = likely_counts(shapes, rank, u, share)
-        if answer in likely:
-            raise Wrong(f"{likely[answer]} {case}.")
-        if len(shapes) > 1 and answer == total(shapes[:1], u, rank - u, share):
-            raise Wrong(f"You counted one layer {case}.")
-        raise Wrong(f"The count is too {'large' if answer > right else 'small'} {case}.")
+        settle(answer, total(shapes, u, rank - u, share), likely_counts(shapes, rank, u, share), "The count", case)
     return len(cases)
 
 
@@ -123,31 +117,29 @@ def right_pattern(rows: int, share_a: int, share_b: int) -> Pattern:
     return grid(share_a, share_b, lambda i, j: (j * a - i * b) % rows)
 
 
-def likely_patterns(rows: int, share_a: int, share_b: int) -> dict[Pattern, str]:
-    """Wrong groupings and what is wrong with them; where two agree, the later words hold."""
+def likely_patterns(rows: int, share_a: int, share_b: int) -> list[tuple[Pattern, str]]:
+    """Wrong groupings and what is wrong with them; with few blocks some agree, so the most telling words come first."""
     a, b = stride_of(rows, share_a), stride_of(rows, share_b)
     floor_a, floor_b, most = rows // share_a, rows // share_b, max(share_a, share_b)
-    difference = "The difference of the block numbers does not decide; what about the strides"
+    round_a, round_b = max(round(rows / share_a), 1), max(round(rows / share_b), 1)
+    difference = "The difference of the block numbers does not decide {}; what about the strides?"
     labels: list[tuple[Callable[[int, int], int], str]] = [
-        (lambda i, j: 0, "All labels are equal; that is CLoRA, without rotation"),
-        (lambda i, j: j - i, difference),
-        (lambda i, j: (j - i) % share_a, difference),
-        (lambda i, j: (j - i) % most, difference),
-        (
-            lambda i, j: (j * floor_a - i * floor_b) % rows,
-            "A stride is at least 1, also where the share is larger than R",
-        ),
-        (lambda i, j: j * a - i * b, "Some equal blocks have different labels: a rotation by R changes nothing"),
-        (
-            lambda i, j: (j * max(round(rows / share_a), 1) - i * max(round(rows / share_b), 1)) % rows,
-            "The strides are rounded the wrong way",
-        ),
         (
             lambda i, j: (j * a + i * b) % rows,
-            "Your equal blocks lie along the other diagonals; which way does B's rotation count",
+            "Your equal blocks lie along the other diagonals {}; which way does B's rotation count?",
         ),
+        (lambda i, j: (j * round_a - i * round_b) % rows, "The strides are rounded the wrong way {}."),
+        (lambda i, j: j * a - i * b, "Some equal blocks have different labels {}: a rotation by R changes nothing."),
+        (
+            lambda i, j: (j * floor_a - i * floor_b) % rows,
+            "A stride is at least 1 {}, also where the share is larger than R.",
+        ),
+        (lambda i, j: (j - i) % most, difference),
+        (lambda i, j: (j - i) % share_a, difference),
+        (lambda i, j: j - i, difference),
+        (lambda i, j: 0, "All labels are equal {}; that is CLoRA, without rotation."),
     ]
-    return {grid(share_a, share_b, label): words for label, words in labels}
+    return [(grid(share_a, share_b, label), words) for label, words in labels]
 
 
 def equal_blocks(function: Callable[..., Any]) -> int:
@@ -185,8 +177,8 @@ def equal_blocks(function: Callable[..., Any]) -> int:
         found = pattern(answer)
         if found == right_pattern(rows, share_a, share_b):
             continue
-        words = likely_patterns(rows, share_a, share_b).get(found, "The wrong blocks have equal labels")
-        raise Wrong(f"{words} {case}.")
+        recognise(found, likely_patterns(rows, share_a, share_b), case)
+        raise Wrong(f"The wrong blocks have equal labels {case}.")
     return len(cases)
 
 
@@ -210,19 +202,14 @@ def folded(function: Callable[..., Any]) -> int:
         value = require_tensor(function(gradient, share), (rows, width), f"The chunk's gradient {case}", gradient.dtype)
         columns = torch.arange(length)
         right = fold(gradient, share, stride)
-        if close(value, right, 1e-9):
-            continue
-        mistakes = {
-            "The copies are not turned back before they are added": fold(gradient, share, 0),
-            "The copies are turned on, not back": fold(gradient, share, -stride),
-            "The copies are averaged; each of them moves the output": right / share,
-            "The gradient of the first copy alone is there": gradient[:, :width],
-            "The trimmed copy is missing": fold(gradient * (columns < length // width * width), share, stride),
-        }
-        for words, wrong in mistakes.items():
-            if close(value, wrong, 1e-9):
-                raise Wrong(f"{words} {case}.")
-        raise Wrong(f"The chunk's gradient has the right shape but wrong values {case}.")
+        mistakes = (
+            (fold(gradient, share, 0), "The copies are not turned back before they are added {}."),
+            (fold(gradient, share, -stride), "The copies are turned on, not back {}."),
+            (right / share, "The copies are averaged {}; each of them moves the output."),
+            (gradient[:, :width], "The gradient of the first copy alone is there {}."),
+            (fold(gradient * (columns < length // width * width), share, stride), "The trimmed copy is missing {}."),
+        )
+        settle(value, right, mistakes, "The chunk's gradient", case, same)
     return len(cases)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from vbank.exercises.checker import Wrong, require_number
+from vbank.exercises.checker import require_number, settle
 
 
 def exchanged(function: Callable[..., Any]) -> int:
@@ -21,20 +23,16 @@ def exchanged(function: Callable[..., Any]) -> int:
         answer = require_number(function(before, now), f"The share {case}")
         new = ~(now[:, :, None] == before[:, None, :]).any(-1)  # (N, k)
         right = new.double().mean().item()
-        if abs(answer - right) < 1e-6:
-            continue
+        places = now != before
         mistakes = (
-            (1 - right, "That is the share of choices kept."),
-            ((now != before).double().mean().item(), "Two vectors that change places are the same choice."),
-            ((now != before).any(1).double().mean().item(), "Two vectors that change places are the same choice."),
-            (new.any(1).double().mean().item(), "You count sub-vectors; count choices, k of each."),
-            (new.sum().item(), "That is a number of choices; divide by all of them."),
-            (100 * right, "Give the share, not a percentage."),
+            (1 - right, "That is the share of choices kept {}."),
+            (places.double().mean().item(), "Two vectors that change places are the same choice {}."),
+            (places.any(1).double().mean().item(), "Two vectors that change places are the same choice {}."),
+            (new.any(1).double().mean().item(), "You count sub-vectors {}; count choices, k of each."),
+            (new.sum().item(), "That is a number of choices {}; divide by all of them."),
+            (100 * right, "Give the share, not a percentage {}."),
         )
-        for wrong, words in mistakes:
-            if abs(answer - wrong) < 1e-6:
-                raise Wrong(f"{words} {case}")
-        raise Wrong(f"The share is {'too large' if answer > right else 'too small'} {case}.")
+        settle(answer, right, mistakes, "The share", case, partial(math.isclose, rel_tol=0, abs_tol=1e-6))
     return len(cases)
 
 
@@ -48,23 +46,24 @@ def deviation(function: Callable[..., Any]) -> int:
         answer = require_number(function(weights, h), f"The deviation {case}")
         squares, whole = (weights**2).sum().item(), n / h**2
         right = (squares / h - whole) ** 0.5
-        if abs(answer - right) <= 1e-6 * max(right, 1):
-            continue
         usage = n * k / h * (1 - k / h)
         mistakes = (
-            (squares / h - whole, "That is the variance; the deviation is its root."),
-            ((squares / h) ** 0.5, "The square of the mean is missing: Var x = E[x^2] - E[x]^2, for each sub-vector."),
-            (abs(squares / h - n**2 / h**2) ** 0.5, "Variances add up, sub-vector by sub-vector; squared means too."),
+            (right**2, "That is the variance {}; the deviation is its root."),
+            (
+                (squares / h) ** 0.5,
+                "The square of the mean is missing {}: Var x = E[x^2] - E[x]^2, for each sub-vector.",
+            ),
+            (
+                abs(squares / h - n**2 / h**2) ** 0.5,
+                "Variances add up {}, sub-vector by sub-vector; squared means too.",
+            ),
             (
                 usage**0.5,
-                "That is the deviation of a usage, in which each choice counts one. Here it counts its weight.",
+                "That is the deviation of a usage, in which each choice counts one {}. Here it counts its weight.",
             ),
-            (weights.std().item(), "That is the spread of the weights. It does not say who gets them."),
+            (weights.std().item(), "That is the spread of the weights {}. It does not say who gets them."),
         )
-        for wrong, words in mistakes:
-            if abs(answer - wrong) <= 1e-6 * max(abs(wrong), 1):
-                raise Wrong(f"{words} {case}")
-        raise Wrong(f"The deviation is {'too large' if answer > right else 'too small'} {case}.")
+        settle(answer, right, mistakes, "The deviation", case, partial(math.isclose, rel_tol=1e-6, abs_tol=1e-6))
     return len(cases)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vbank.exercises.checker import Wrong, close, require_tensor
+from vbank.exercises.checker import Wrong, close, recognise, require_tensor, settle
 
 
 def least_error(function: Callable[..., Any]) -> int:
@@ -25,33 +26,25 @@ def least_error(function: Callable[..., Any]) -> int:
         if isinstance(answer, (int, float)) and not isinstance(answer, bool):
             answer = torch.tensor(float(answer), dtype=M.dtype)
         value = float(require_tensor(answer, (), f"The error {case}"))
-        sigma = torch.linalg.svdvals(M)
-        missed, entries = float(sigma[rank:].square().sum()), M.numel()
-        if _same(value, missed / entries):
-            continue
-        total = float(sigma.square().sum())
-        wrong = {
-            missed: "That is the sum of the squared errors {}, not their mean.",
-            math.sqrt(missed / entries): "That is the root of the mean squared error {}.",
-            math.sqrt(missed): "That is the Frobenius norm of the difference {}, not the mean squared error.",
-            missed / total: "That is the share of M's energy {}, not the mean squared error.",
-            missed / rows**2: "Not every matrix is square {}: divide by the number of entries.",
-            missed / columns**2: "Not every matrix is square {}: divide by the number of entries.",
-            float(sigma[rank:].sum()) / entries: "You added singular values {}; energy needs something else of them.",
-            float(sigma[rank:].sum()): "You added singular values {}; energy needs something else of them.",
-            (total - missed) / entries: "That is what the best approximation keeps {}; which part does it miss?",
-            float(sigma[rank + 1 :].square().sum()) / entries: "You left out one singular value too many {}.",
-            float(sigma[max(rank - 1, 0) :].square().sum()) / entries: "You counted one singular value too many {}.",
-        }
-        for number, words in wrong.items():
-            if _same(value, number):
-                raise Wrong(words.format(case))
-        raise Wrong(f"Your error is too {'large' if value > missed / entries else 'small'} {case}.")
+        sigma, entries = torch.linalg.svdvals(M), M.numel()
+        squares = sigma.square()
+        missed, total, added = float(squares[rank:].sum()), float(squares.sum()), float(sigma[rank:].sum())
+        right = missed / entries
+        mistakes = (
+            (missed, "That is the sum of the squared errors {}, not their mean."),
+            (math.sqrt(right), "That is the root of the mean squared error {}."),
+            (math.sqrt(missed), "That is the Frobenius norm of the difference {}, not the mean squared error."),
+            (missed / total, "That is the share of M's energy {}, not the mean squared error."),
+            (missed / rows**2, "Not every matrix is square {}: divide by the number of entries."),
+            (missed / columns**2, "Not every matrix is square {}: divide by the number of entries."),
+            (added / entries, "You added singular values {}; energy needs something else of them."),
+            (added, "You added singular values {}; energy needs something else of them."),
+            ((total - missed) / entries, "That is what the best approximation keeps {}; which part does it miss?"),
+            (float(squares[rank + 1 :].sum()) / entries, "You left out one singular value too many {}."),
+            (float(squares[max(rank - 1, 0) :].sum()) / entries, "You counted one singular value too many {}."),
+        )
+        settle(value, right, mistakes, "Your error", case, partial(math.isclose, rel_tol=1e-5, abs_tol=1e-9))
     return len(cases)
-
-
-def _same(one: float, two: float) -> bool:
-    return math.isclose(one, two, rel_tol=1e-5, abs_tol=1e-9)
 
 
 class _Built(TorchDispatchMode):
@@ -81,8 +74,8 @@ def vera_d(function: Callable[..., Any]) -> int:
         with _Built() as built:
             answer = function(W, A, B, b)
         answer = require_tensor(answer, (rank,), f"The vector d {case}", W.dtype)
-        best = _solve(W, A, B, b)
-        if close(answer, best, 1e-6):
+        best, same = _solve(W, A, B, b), partial(close, tolerance=1e-6)
+        if same(answer, best):
             if rank > 1 and built.numbers >= outputs * inputs * rank:
                 raise Wrong(f"Your d is right, but you built the tall matrix: {built.numbers} numbers {case}.")
             continue
@@ -91,7 +84,7 @@ def vera_d(function: Callable[..., Any]) -> int:
         squares = scaled.square().sum(0) * A.square().sum(1)
         gram = (A @ A.T) * (B.T @ scaled)  # b where b squared belongs
         ones = torch.ones_like(b)
-        wrong: tuple[tuple[Tensor, str], ...] = (
+        mistakes = (
             (_solve(W, A, B, ones), "Your d is the best one for b = 1 {}; b scales the rows."),
             (
                 _solve(W / b[:, None], A, B, ones),
@@ -101,9 +94,7 @@ def vera_d(function: Callable[..., Any]) -> int:
             (products, "Those are the inner products with W {}; which linear system has them on its right side?"),
             (torch.linalg.lstsq(gram, products).solution, "The product of two rank-one matrices holds b twice {}."),
         )
-        for vector, words in wrong:
-            if close(answer, vector, 1e-6):
-                raise Wrong(words.format(case))
+        recognise(answer, mistakes, case, same)
         error, least = ((W - scaled * d @ A).square().sum() for d in (answer, best))
         raise Wrong(f"With your d the squared error is {float(error / least):.3g} times the least one {case}.")
     return len(cases)

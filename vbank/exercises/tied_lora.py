@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
+from vbank.exercises.checker import Wrong, close, require_integer, require_tensor, settle
+
+same = partial(close, tolerance=1e-8)
 
 
 def normal(generator: torch.Generator, *shapes: tuple[int, ...]) -> list[Tensor]:
@@ -38,21 +41,18 @@ def update_of_a_layer(function: Callable[..., Any]) -> int:
         def output(x: Tensor, A: Tensor, B: Tensor, u: Tensor | float, v: Tensor | float, s: float) -> Tensor:
             return s * (x @ A.T * u) @ B.T * v
 
-        right = output(x, A[:, :n], B[:m], u, v, s)
-        if close(answer, right, 1e-8):
-            continue
-        wrong = {
-            "lacks the scale s": output(x, A[:, :n], B[:m], u, v, 1.0),
-            "lacks u": output(x, A[:, :n], B[:m], 1.0, v, s),
-            "lacks v": output(x, A[:, :n], B[:m], u, 1.0, s),
-            "takes the wrong columns of A": output(x, A[:, -n:], B[:m], u, v, s),
-            "takes the wrong rows of B": output(x, A[:, :n], B[-m:], u, v, s),
-            "takes the wrong columns of A and the wrong rows of B": output(x, A[:, -n:], B[-m:], u, v, s),
-        }
-        for words, value in wrong.items():
-            if close(answer, value, 1e-8):
-                raise Wrong(f"The output {words} {case}.")
-        raise Wrong(f"The output has the right shape but wrong values {case}.")
+        mistakes = (
+            (output(x, A[:, :n], B[:m], u, v, 1.0), "The output lacks the scale s {}."),
+            (output(x, A[:, :n], B[:m], 1.0, v, s), "The output lacks u {}."),
+            (output(x, A[:, :n], B[:m], u, 1.0, s), "The output lacks v {}."),
+            (output(x, A[:, -n:], B[:m], u, v, s), "The output takes the wrong columns of A {}."),
+            (output(x, A[:, :n], B[-m:], u, v, s), "The output takes the wrong rows of B {}."),
+            (
+                output(x, A[:, -n:], B[-m:], u, v, s),
+                "The output takes the wrong columns of A and the wrong rows of B {}.",
+            ),
+        )
+        settle(answer, output(x, A[:, :n], B[:m], u, v, s), mistakes, "The output", case, same)
     return len(cases)
 
 
@@ -70,31 +70,26 @@ def parameters(function: Callable[..., Any]) -> int:
         answer = require_integer(function(shapes, rank), "The count")
         largest = max(m for m, _ in shapes) + max(n for _, n in shapes)
         outs, ranks = sum(m for m, _ in shapes), rank * len(shapes)
-        right = rank * largest + ranks + outs
-        if answer == right:
-            continue
         case = f"for rank {rank} and the shapes {sorted(set(shapes))} ({several(len(shapes))})"
-        kinds = sum(m + n for m, n in set(shapes))
-        wrong = {
-            "That is a pair for each layer": rank * sum(m + n for m, n in shapes) + ranks + outs,
-            "That is a pair for each shape": rank * kinds + ranks + outs,
-            "That is the pair alone, without any scales,": rank * largest,
-            "The vectors u are missing": rank * largest + outs,
-            "The vectors v are missing": rank * largest + ranks,
-            "That is VeRA, whose pair is not trained,": ranks + outs,
-            "One vector u is counted; whose is it? The count is wrong": rank * largest + rank + outs,
-            "You took v as long as the input": rank * largest + ranks + sum(n for _, n in shapes),
-            "You took the pair from one layer, which is too small for another": (
-                rank * max(m + n for m, n in shapes) + ranks + outs
+        mistakes = (
+            (rank * sum(m + n for m, n in shapes) + ranks + outs, "That is a pair for each layer {}."),
+            (rank * sum(m + n for m, n in set(shapes)) + ranks + outs, "That is a pair for each shape {}."),
+            (rank * largest, "That is the pair alone {}, without any scales."),
+            (rank * largest + outs, "The vectors u are missing {}."),
+            (rank * largest + ranks, "The vectors v are missing {}."),
+            (ranks + outs, "That is VeRA {}, whose pair is not trained."),
+            (rank * largest + rank + outs, "One vector u is counted {}; whose is it?"),
+            (rank * largest + ranks + sum(n for _, n in shapes), "You took v as long as the input {}."),
+            (
+                rank * max(m + n for m, n in shapes) + ranks + outs,
+                "You took the pair from one layer {}; it is too small for another.",
             ),
-            "You took the pair from the first layer, which is too small for another": (
-                rank * sum(shapes[0]) + ranks + outs
+            (
+                rank * sum(shapes[0]) + ranks + outs,
+                "You took the pair from the first layer {}; it is too small for another.",
             ),
-        }
-        for words, value in wrong.items():
-            if answer == value:
-                raise Wrong(f"{words} {case}.")
-        raise Wrong(f"The count is too {'large' if answer > right else 'small'} {case}.")
+        )
+        settle(answer, rank * largest + ranks + outs, mistakes, "The count", case)
     return len(cases)
 
 
@@ -111,29 +106,24 @@ def gradient_of_the_pair(function: Callable[..., Any]) -> int:
         case = f"({several(layers)}, batch {batch}, in {n}, out {m}, rank {rank}, s = {s:g})"
         answer = require_tensor(function(A, B, u, v, x, g, s), (rank, n), f"The gradient {case}", A.dtype)
         right: Tensor = leaf.grad  # type: ignore[assignment]
-        if close(answer, right, 1e-8):
-            continue
 
         def each(u: Tensor | None, v: Tensor | None, B: Tensor, x: Tensor, g: Tensor, s: float) -> Tensor:
             back = (g if v is None else g * v[:, None]) @ B  # (layers, batch, rank)
             return s * ((back if u is None else back * u[:, None]).mT @ x)  # (layers, rank, in)
 
         parts = each(u, v, B, x, g, s)
-        wrong = {
-            "lacks the scale s": right / s,
-            "is the mean over the layers; they add up": parts.mean(0),
-            "is that of the first layer alone": parts[0],
-            "is that of the last layer alone": parts[-1],
-            "lacks u": each(None, v, B, x, g, s).sum(0),
-            "lacks v": each(u, None, B, x, g, s).sum(0),
-            "lacks u and v": each(None, None, B, x, g, s).sum(0),
-            "is averaged over the batch; add the examples up": right / batch,
-            "has the wrong sign": -right,
-        }
-        for words, value in wrong.items():
-            if close(answer, value, 1e-8):
-                raise Wrong(f"The gradient {words} {case}.")
-        raise Wrong(f"The gradient has the right shape but wrong values {case}.")
+        mistakes = (
+            (right / s, "The gradient lacks the scale s {}."),
+            (parts.mean(0), "The gradient is the mean over the layers {}; they add up."),
+            (parts[0], "The gradient is that of the first layer alone {}."),
+            (parts[-1], "The gradient is that of the last layer alone {}."),
+            (each(None, v, B, x, g, s).sum(0), "The gradient lacks u {}."),
+            (each(u, None, B, x, g, s).sum(0), "The gradient lacks v {}."),
+            (each(None, None, B, x, g, s).sum(0), "The gradient lacks u and v {}."),
+            (right / batch, "The gradient is averaged over the batch {}; add the examples up."),
+            (-right, "The gradient has the wrong sign {}."),
+        )
+        settle(answer, right, mistakes, "The gradient", case, same)
     return len(cases)
 
 
@@ -152,11 +142,11 @@ def folded(function: Callable[..., Any]) -> int:
             for letter, value, before in zip("ABuv", answer, given, strict=True)
         )
         for letter, scales in (("u", u), ("v", v)):
-            if not close(scales[0], torch.ones_like(scales[0]), 1e-8):
+            if not same(scales[0], torch.ones_like(scales[0])):
                 raise Wrong(f"The first layer's {letter} is not all ones {case}.")
         right, found = updates(*given), updates(A, B, u, v)
         for layer in range(layers):
-            if not close(found[layer], right[layer], 1e-8):
+            if not same(found[layer], right[layer]):
                 first = " The first layer's is right: what happened to the scales of the others?" if layer else ""
                 raise Wrong(f"The update of layer number {layer + 1} has changed {case}.{first}")
     return len(cases)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
+from vbank.exercises.checker import Wrong, close, recognise, require_integer, require_tensor, settle
+
+same = partial(close, tolerance=1e-8)
 
 
 def divide(function: Callable[..., Any]) -> int:
@@ -19,21 +22,19 @@ def divide(function: Callable[..., Any]) -> int:
     for rank, inputs, length in cases:
         A = torch.randn(rank, inputs, generator=generator, dtype=torch.float64)
         parts = inputs // length
-        case = f"of A of shape {(rank, inputs)} with b = {length}"
+        case = f"for A of shape {(rank, inputs)} and b = {length}"
         answer = function(A, length)
         if isinstance(answer, Tensor) and tuple(answer.shape) == (rank, parts, length) and rank != parts:
-            raise Wrong(f"The sub-vectors {case} have shape {(rank, parts, length)}: the rank should come second.")
-        value = require_tensor(answer, (parts, rank, length), f"The sub-vectors {case}", A.dtype)
-        rows = A.reshape(rank, parts, length)
-        if close(value, rows.transpose(0, 1), 1e-8):
-            continue
-        if close(value, A.reshape(parts, rank, length), 1e-8):
-            raise Wrong(f"The shape {case} is right, but the entry (part, rank) is not that part of that row of A.")
-        if close(value, A.reshape(rank, length, parts).permute(2, 0, 1), 1e-8):
-            raise Wrong(f"A sub-vector {case} should hold neighbours; yours takes every {parts}th entry.")
-        if close(value, A.T.reshape(parts, rank, length), 1e-8):
-            raise Wrong(f"The sub-vectors {case} mix several rows of A; each should lie in one.")
-        raise Wrong(f"The sub-vectors {case} have the right shape but wrong values.")
+            raise Wrong(f"The shape is {(rank, parts, length)} {case}: the rank should come second.")
+        value = require_tensor(answer, (parts, rank, length), f"Your answer {case}", A.dtype)
+        right, shuffled = A.reshape(rank, parts, length).transpose(0, 1), A.reshape(parts, rank, length)
+        strided = A.reshape(rank, length, parts).permute(2, 0, 1)
+        mistakes = (
+            (shuffled, "The shape is right {}, but the entry (part, rank) is not that part of that row of A."),
+            (strided, f"A sub-vector should hold neighbours {{}}; yours takes every {parts}th entry."),
+            (A.T.reshape(parts, rank, length), "The sub-vectors mix several rows {}; each should lie in one."),
+        )
+        settle(value, right, mistakes, "Your answer", case, same)
     return len(cases)
 
 
@@ -48,21 +49,17 @@ def reassemble(function: Callable[..., Any]) -> int:
         case = f"for a bank of shape {(vectors, length)} and a choice of shape {(parts, rank)}"
         answer = function(bank, choice)
         if isinstance(answer, Tensor) and tuple(answer.shape) == (rank, outputs) and rank != outputs:
-            raise Wrong(f"{case.capitalize()} you return shape {(rank, outputs)}; B has a column for each rank.")
+            raise Wrong(f"You return shape {(rank, outputs)} {case}; B has a column for each rank.")
         value = require_tensor(answer, (outputs, rank), f"B {case}", bank.dtype)
         pieces = bank[choice]  # (m / b, r, b)
-        right = pieces.transpose(1, 2).reshape(outputs, rank)
-        if close(value, right, 1e-8):
-            continue
-        if close(value, pieces.reshape(outputs, rank), 1e-8):
-            raise Wrong(f"{case.capitalize()} the sub-vectors lie along the rows of B; they belong in its columns.")
-        if close(value, pieces.reshape(rank, outputs).T, 1e-8):
-            raise Wrong(f"{case.capitalize()} the columns of B are made of sub-vectors that belong to other ranks.")
-        if close(value, pieces.flip(0).transpose(1, 2).reshape(outputs, rank), 1e-8):
-            raise Wrong(f"{case.capitalize()} the parts stand in the wrong order.")
-        if close(value, pieces.flip(2).transpose(1, 2).reshape(outputs, rank), 1e-8):
-            raise Wrong(f"{case.capitalize()} the bank vectors stand upside down.")
-        raise Wrong(f"B has the right shape but wrong values {case}.")
+        columns = pieces.transpose(1, 2)  # (m / b, b, r)
+        mistakes = (
+            (pieces.reshape(outputs, rank), "The sub-vectors lie along the rows of B {}; they belong in its columns."),
+            (pieces.reshape(rank, outputs).T, "The columns of B hold sub-vectors that belong to other ranks {}."),
+            (columns.flip(0).reshape(outputs, rank), "The parts stand in the wrong order {}."),
+            (columns.flip(1).reshape(outputs, rank), "The bank vectors stand upside down {}."),
+        )
+        settle(value, columns.reshape(outputs, rank), mistakes, "B", case, same)
     return len(cases)
 
 
@@ -125,19 +122,21 @@ def bank_size(function: Callable[..., Any]) -> int:
             continue
         layers = f"{len(shapes)} layers of the shapes {sorted(set(shapes))}"
         case = f"for {layers}, r = {rank}, b = {length}, k = {k} and {size:,} bytes"
-        likely = {
-            size // (4 * length): "The indices and weights of the sub-vectors cost bytes too",
-            one_width(pieces, length, k, size, 1): "An index of one byte names 256 vectors and no more",
-            one_width(pieces, length, k, size, 2): "Up to 256 vectors, an index takes one byte only",
-            one_width(pieces, length, k, size, 4): "An index takes one or two bytes, not four",
-            one_width(pieces, length, k, size - 4 * pieces, 1): "The k weights add up to one: one need not be kept",
-        }
         if right == 0 and answer < 0:
             raise Wrong(f"The indices alone cost more than that {case}: no bank fits, so h is 0 and not negative.")
         if right == 0 and 0 < answer < k:
             raise Wrong(f"A sub-vector chooses k different vectors, and your bank of {answer} has fewer {case}.")
-        if answer in likely:
-            raise Wrong(f"{likely[answer]} {case}.")
+        mistakes = (
+            (size // (4 * length), "The indices and weights of the sub-vectors cost bytes too {}."),
+            (one_width(pieces, length, k, size, 1), "An index of one byte names 256 vectors and no more {}."),
+            (one_width(pieces, length, k, size, 2), "Up to 256 vectors, an index takes one byte only {}."),
+            (
+                one_width(pieces, length, k, size - 4 * pieces, 1),
+                "The k weights add up to one {}: one need not be kept.",
+            ),
+            (one_width(pieces, length, k, size, 4), "An index takes one or two bytes, not four {}."),
+        )
+        recognise(answer, mistakes, case)
         raise Wrong(f"Your h is too {'large: it would not fit' if answer > right else 'small: more would fit'} {case}.")
     return len(cases)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vbank.exercises.checker import Wrong, require_tensor
+from vbank.exercises.checker import Wrong, recognise, require_tensor, settle
 
 CASES = ((1, 4, 3, 2), (5, 6, 4, 1), (3, 7, 2, 3), (4, 5, 3, 5))  # sub-vectors N, bank size h, length b, k
 
@@ -39,25 +39,20 @@ def restore(function: Callable[..., Any]) -> int:
         answer = function(bank, indices.to(torch.uint8), rest.squeeze(-1))
         answer = require_tensor(answer, shape, f"The matrix of sub-vectors {case}", bank.dtype)
         right = (weights * vectors).sum(-2)
-        if same(answer, right):
-            continue
         mistakes = (
-            (torch.zeros_like(right), "All entries are zero."),
+            (torch.zeros_like(right), "All entries are zero {}."),
             (
                 (torch.cat([rest, weights[:, :1]], 1) * vectors).sum(-2),
-                "The weight that the file leaves out stands with the wrong vector; which of the k is it?",
+                "The weight that the file leaves out stands with the wrong vector {}; which of the k is it?",
             ),
-            ((rest * vectors[:, :-1]).sum(-2), "The file leaves out one weight; you left it out too."),
-            ((rest * vectors[:, 1:]).sum(-2), "One of the k vectors is missing; what is its weight?"),
-            (right + (1 - weights[:, 0]) * vectors[:, 0], "The weights of a sub-vector should sum to one."),
-            (vectors.mean(-2), "The selected vectors are averaged; the file holds weights for them."),
-            (vectors.sum(-2), "The selected vectors are added up without weights."),
-            (right.flip(0), "The sub-vectors come in another order than the rows of the indices."),
+            ((rest * vectors[:, :-1]).sum(-2), "The file leaves out one weight {}; you left it out too."),
+            ((rest * vectors[:, 1:]).sum(-2), "One of the k vectors is missing {}; what is its weight?"),
+            (right + (1 - weights[:, 0]) * vectors[:, 0], "The weights of a sub-vector should sum to one {}."),
+            (vectors.mean(-2), "The selected vectors are averaged {}; the file holds weights for them."),
+            (vectors.sum(-2), "The selected vectors are added up without weights {}."),
+            (right.flip(0), "The sub-vectors come in another order than the rows of the indices {}."),
         )
-        for wrong, words in mistakes:
-            if same(answer, wrong):
-                raise Wrong(f"{words} {case}")
-        raise Wrong(f"The sub-vectors have the right shape but wrong values {case}.")
+        settle(answer, right, mistakes, "The matrix of sub-vectors", case, same)
     return len(CASES)
 
 
@@ -79,18 +74,17 @@ def swaps(function: Callable[..., Any]) -> int:
         if same(answer, right):
             continue
         mistakes = (
-            (torch.zeros_like(right), "All entries are zero."),
-            (-right, "The sign is wrong: a positive entry should mean that the loss rises."),
-            (changes, "The entries of the selected vectors should be zero."),
-            (slopes - out, "The newcomer takes over a weight; yours is one."),
-            (smallest * slopes, "A vector enters, but which one leaves?"),
-            (weights[:, :1] * (slopes - selected[:, :1]), "The strongest of the selected vectors leaves in yours."),
-            (smallest * (slopes - mean), "The newcomer replaces one vector, not the whole sub-vector."),
-            (right / len(logits), "It is averaged over the sub-vectors; each has changes of its own."),
+            (torch.zeros_like(right), "All entries are zero {}."),
+            (-right, "The sign is wrong {}: a positive entry should mean that the loss rises."),
+            (changes, "The entries of the selected vectors should be zero {}."),
+            (slopes - out, "The newcomer takes over a weight {}; yours is one."),
+            (smallest * slopes, "A vector enters {}, but which one leaves?"),
+            (weights[:, :1] * (slopes - selected[:, :1]), "The strongest of the selected vectors leaves in yours {}."),
+            (smallest * (slopes - mean), "The newcomer replaces one vector {}, not the whole sub-vector."),
+            (right / len(logits), "It is averaged over the sub-vectors {}; each has changes of its own."),
         )
         for wrong, words in mistakes:
-            if same(answer, wrong) or same(answer, wrong.masked_fill(chosen, 0.0)):
-                raise Wrong(f"{words} {case}")
+            recognise(answer, [(wrong, words), (wrong.masked_fill(chosen, 0.0), words)], case, same)
         if bool((answer[chosen] != 0).any()):
             raise Wrong(f"The entries of the selected vectors should be zero {case}.")
         raise Wrong(f"The matrix has the right shape but wrong values {case}.")
@@ -113,34 +107,30 @@ def stored(function: Callable[..., Any]) -> int:
             raise Wrong(f"The count should be a finite number; yours is {answer!r} of type {type(answer).__name__}.")
         width = 0.25 if h <= 256 else 0.5
         subs = sum(rank * (m + n) // b for m, n in shapes)
-        right = h * b + subs * (k - 1 + k * width)
-        if answer == right:
-            continue
+        bank, each = h * b, k - 1 + k * width
+        right = bank + subs * each
         sizes = sorted({tuple(shape) for shape in shapes})
         number = f"{len(shapes)} layer{'s' * (len(shapes) != 1)}"
-        case = f"for {number} of the sizes {sizes}, rank {rank}, h = {h}, b = {b}, k = {k}"
+        case = f"(for {number} of the sizes {sizes}, rank {rank}, h = {h}, b = {b}, k = {k})"
         mistakes = (
-            (h * b + subs * h, "That is what training holds, all logits included"),
-            (h * b + subs * (k + k * width), "One of the k weights follows from the others"),
-            (h * b + subs * (k - 1 + k), "An index needs no four bytes"),
+            (bank + subs * h, "That is what training holds, all logits included {}."),
+            (right + subs, "One of the k weights follows from the others {}."),
+            (bank + subs * (k - 1 + k), "An index needs no four bytes {}."),
             (
-                h * b + subs * (k - 1 + k * (0.75 - width)),
-                "The indices have the wrong size; how many vectors are there",
+                bank + subs * (k - 1 + k * (0.75 - width)),
+                "The indices have the wrong size {}; how many vectors are there?",
             ),
-            (h * b + 1.5 * subs, "The paper's formula with 3 holds for k = 2 and at most 256 vectors"),
-            (right - h * b, "The bank is missing"),
-            (right + (len(shapes) - 1) * h * b, "All layers share one bank"),
-            (h * b, "That is the bank alone"),
-            (h * b + sum(rank * n // b for _, n in shapes) * (k - 1 + k * width), "Where are the sub-vectors of B"),
+            (bank + 1.5 * subs, "The paper's formula with 3 holds for k = 2 and at most 256 vectors {}."),
+            (right - bank, "The bank is missing {}."),
+            (right + (len(shapes) - 1) * bank, "All layers share one bank {}."),
+            (bank, "That is the bank alone {}."),
+            (bank + sum(rank * n // b for _, n in shapes) * each, "Where are the sub-vectors of B {}?"),
             (
-                h * b + sum(2 * rank * n // b for _, n in shapes) * (k - 1 + k * width),
-                "Not every layer is square: A and B have different sizes",
+                bank + sum(2 * rank * n // b for _, n in shapes) * each,
+                "Not every layer is square {}: A and B have different sizes.",
             ),
         )
-        for wrong, words in mistakes:
-            if answer == wrong:
-                raise Wrong(f"{words} ({case}).")
-        raise Wrong(f"The count is too {'large' if answer > right else 'small'} {case}.")
+        settle(answer, right, mistakes, "The count", case)
     return len(cases)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vbank.exercises.checker import Wrong, close, require_integer, require_tensor
+from vbank.exercises.checker import Wrong, close, recognise, require_integer, require_tensor, settle
 
 SEED_BYTES = 8  # an integer of 64 bits
 
@@ -57,18 +58,14 @@ def update(function: Callable[..., Any]) -> int:
         def through(pair: tuple[Tensor, Tensor], d: Tensor, b: Tensor, x: Tensor = x) -> Tensor:
             return b * ((d * (x @ pair[0].T)) @ pair[1].T)
 
-        right, one = through(first, d, b), torch.ones_like
-        if not close(value, right, 1e-8):
-            wrong = (
-                (through(first, d, one(b)), "b is missing"),
-                (through(first, one(d), b), "d is missing"),
-                (through(first, one(d), one(b)), "Both scales are missing"),
-                (through(last, d, b), "A smaller layer takes the first columns of A and the first rows of B; not so"),
-            )
-            for mistaken, words in wrong:
-                if close(value, mistaken, 1e-8):
-                    raise Wrong(f"{words} {case}.")
-            raise Wrong(f"The update has the right shape but wrong values {case}.")
+        one = torch.ones_like
+        mistakes = (
+            (through(first, d, one(b)), "b is missing {}."),
+            (through(first, one(d), b), "d is missing {}."),
+            (through(first, one(d), one(b)), "Both scales are missing {}."),
+            (through(last, d, b), "A smaller layer takes the first columns of A and the first rows of B; not so {}."),
+        )
+        settle(value, through(first, d, b), mistakes, "The update", case, partial(close, tolerance=1e-8))
         if shapes.hidden:
             raise Wrong(f"The values are right, but {shapes.hidden}.")
         for shape in shapes.seen:
@@ -105,18 +102,16 @@ def storage(function: Callable[..., Any]) -> int:
 def _file(answer: int, shapes: list[tuple[int, int]], rank: int, case: str) -> None:
     trained = sum(rank + m for m, _ in shapes)
     right = 4 * trained + SEED_BYTES
-    if answer == right:
-        return
-    wrong = {
-        trained: f"That counts numbers, not bytes {case}.",
-        4 * trained: f"The file lacks the seed {case}.",
-        4 * sum(rank * (m + n) for m, n in shapes) + SEED_BYTES: f"That file holds LoRA's matrices {case}.",
-        4 * sum(rank + n for _, n in shapes) + SEED_BYTES: f"b scales the rows of B, one for each output {case}.",
-        4 * sum(m for m, _ in shapes) + 4 * rank + SEED_BYTES: f"Every layer has a d of its own {case}.",
-        4 * trained + SEED_BYTES * len(shapes): f"One seed serves all layers {case}.",
-        right + _pair_bytes(shapes, rank): f"That file holds the frozen pair; the seed regenerates it {case}.",
-    }
-    raise Wrong(wrong.get(answer, f"The file is too {'large' if answer > right else 'small'} {case}."))
+    mistakes = (
+        (trained, "That counts numbers, not bytes {}."),
+        (4 * trained, "The file lacks the seed {}."),
+        (4 * sum(rank * (m + n) for m, n in shapes) + SEED_BYTES, "That file holds LoRA's matrices {}."),
+        (4 * sum(rank + n for _, n in shapes) + SEED_BYTES, "b scales the rows of B {}, one for each output."),
+        (4 * sum(m for m, _ in shapes) + 4 * rank + SEED_BYTES, "Every layer has a d of its own {}."),
+        (4 * trained + SEED_BYTES * len(shapes), "One seed serves all layers {}."),
+        (right + _pair_bytes(shapes, rank), "That file holds the frozen pair {}; the seed regenerates it."),
+    )
+    settle(answer, right, mistakes, "The file", case)
 
 
 def _pair_bytes(shapes: list[tuple[int, int]], rank: int) -> int:
@@ -125,16 +120,14 @@ def _pair_bytes(shapes: list[tuple[int, int]], rank: int) -> int:
 
 def _pair(answer: int, shapes: list[tuple[int, int]], rank: int, case: str) -> None:
     right = _pair_bytes(shapes, rank)
-    if answer == right:
-        return
     largest = max(shapes, key=lambda shape: shape[0] * shape[1])
-    wrong = {
-        right // 4: f"The pair is counted in numbers, not bytes {case}.",
-        4 * rank * sum(shapes[0]): f"The first layer is not the largest {case}.",
-        4 * rank * sum(largest): f"No single layer sets both sizes of the pair {case}.",
-        4 * sum(rank * (m + n) for m, n in shapes): f"All layers share one pair {case}.",
-    }
-    raise Wrong(wrong.get(answer, f"The pair is too {'large' if answer > right else 'small'} {case}."))
+    mistakes = (
+        (right // 4, "The pair is counted in numbers, not bytes {}."),
+        (4 * rank * sum(largest), "No single layer sets both sizes of the pair {}."),
+        (4 * rank * sum(shapes[0]), "The first layer is not the largest {}."),
+        (4 * sum(rank * (m + n) for m, n in shapes), "All layers share one pair {}."),
+    )
+    settle(answer, right, mistakes, "The pair", case)
 
 
 def best_scales(function: Callable[..., Any]) -> int:
@@ -150,21 +143,22 @@ def best_scales(function: Callable[..., Any]) -> int:
         value = require_tensor(function(A, B, d, target), (m,), f"The vector b {case}", A.dtype)
         P = B @ (d[:, None] * A)  # (m, n), the update at b = 1
         products, lengths = (P * target).sum(1), P.square().sum(1)  # (m,) both
-        right = products / lengths
-        if close(value, right, 1e-6):
+        right, same = products / lengths, partial(close, tolerance=1e-6)
+        if same(value, right):
             continue
         plain = B @ A
-        wrong = [
-            (products, "holds inner products with the target; no fit is made of them yet"),
-            (products / lengths.sqrt(), "divides by the length of each row where its square is wanted"),
-            (products / lengths.sum(), "divides every row by the length of all of them together"),
-            ((plain * target).sum(1) / plain.square().sum(1), "ignores one of the arguments"),
-            ((target / P).mean(1), "is an average of quotients; that is not the least sum of squares"),
-            (lengths / products, "has its quotient upside down"),
-        ]
-        for mistaken, words in wrong:
-            if close(value, mistaken, 1e-6):
-                raise Wrong(f"The vector b {words} {case}.")
+        mistakes = (
+            (products, "The vector b holds inner products with the target; no fit is made of them yet {}."),
+            (
+                products / lengths.sqrt(),
+                "The vector b divides by the length of each row where its square is wanted {}.",
+            ),
+            (products / lengths.sum(), "The vector b divides every row by the length of all of them together {}."),
+            ((plain * target).sum(1) / plain.square().sum(1), "The vector b ignores one of the arguments {}."),
+            ((target / P).mean(1), "The vector b is an average of quotients; that is not the least sum of squares {}."),
+            (lengths / products, "The vector b has its quotient upside down {}."),
+        )
+        recognise(value, mistakes, case, same)
         far, near = ((b[:, None] * P - target).norm() for b in (value, right))
         raise Wrong(f"Your update is {far:.3f} away from the target, the closest one {near:.3f} {case}.")
     return len(cases)
