@@ -148,6 +148,13 @@ def test_a_model_without_adapters_says_so():
         pass
 
 
+def test_a_model_whose_part_has_adapters_is_sent_to_that_part():
+    whole = nn.Sequential(nn.Identity(), two_adapters())
+    for act in (vbank.merge, vbank.count, lambda m: vbank.param_groups(m, lr=0.1)):
+        with pytest.raises(ValueError, match="Sequential has no adapter of its own, its part '1' has; give that part"):
+            act(whole)
+
+
 # enabled
 
 

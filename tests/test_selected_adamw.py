@@ -177,6 +177,19 @@ def test_a_closure_makes_the_gradients_and_its_loss_is_returned():
     assert_same(values(ours), values(dense), **EXACT)
 
 
+def test_a_copy_of_model_and_optimizer_goes_on_as_they_do_and_apart_from_them():
+    model = adapted()
+    optimizer = SelectedAdamW(model, RATES)
+    train(model, optimizer, 3)
+    before = values(model)
+    twin, copied = copy.deepcopy((model, optimizer))
+    train(twin, copied, 3)
+    assert_same(values(model), before, **EXACT)
+    train(model, optimizer, 3)
+    assert_same(values(twin), values(model), **EXACT)
+    assert any(not torch.equal(value, before[name]) for name, value in values(twin).items())
+
+
 def small(num_vectors: int) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))

@@ -186,7 +186,12 @@ def adapters_of(model: nn.Module) -> tuple[nn.Module, Adapters]:
     model = unwrap(model)
     home = dict(model.named_children()).get(HOME)
     if not isinstance(home, Adapters):
-        raise ValueError(f"{type(model).__name__} has no adapter; attach one with vbank.attach or vbank.load")
+        parts = [name.rpartition(".")[0] for name, module in model.named_modules() if isinstance(module, Adapters)]
+        raise ValueError(
+            f"{type(model).__name__} has no adapter of its own, its part {parts[0]!r} has; give that part instead"
+            if parts
+            else f"{type(model).__name__} has no adapter; attach one with vbank.attach or vbank.load"
+        )
     return model, home
 
 

@@ -103,6 +103,11 @@ class SelectedAdamW(torch.optim.Optimizer):
         self.length = Length()
         super().__init__(groups, {"betas": betas, "eps": eps, "logits": tuple(method.logits.shape)})
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along. Copy model and optimizer together, ``copy.deepcopy((model, optimizer))``."""
+        own = {"method": self.method, "chosen": self.chosen, "length": Length(self.length.most)}
+        return super().__getstate__() | own
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of AdamW, after which the sub-vectors choose anew.

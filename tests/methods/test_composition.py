@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from tiny_models import Blocks, assert_same, every_method, move, numbers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -13,6 +14,7 @@ import vbank
 from vbank import Site, VBLoRA
 
 SITES = [Site(f"layer{i}", 6, 4) for i in range(3)] + [Site("last", 4, 6)]
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 CONFIG = VBLoRA(2, num_vectors=7, vector_length=2, logits_std=1.0, bank_bound=1.0)
 
 
@@ -229,3 +231,20 @@ def test_the_backward_writes_the_gradient_of_all_sub_vectors_once_and_not_once_a
     whole = N * CONFIG.vector_length
     assert whole not in (p.numel() for p in method.parameters())
     assert sizes.found.count(whole) == 1
+
+
+@every_method
+def test_transforms_of_torch_func_give_the_gradients_of_autograd(config):
+    model, x = Blocks(), numbers(4, 8)
+    vbank.attach(model, config, "all-linear", train=["head"])
+    move(model)
+    values = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def loss(values, x):
+        return torch.func.functional_call(model, values, x).square().sum()
+
+    model(x).square().sum().backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert_same(torch.func.grad(loss)(values, x), found, **CLOSE)
+    for_each_row = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, x[:, None])
+    assert_same({name: grads.sum(0) for name, grads in for_each_row.items()}, found, **CLOSE)

@@ -110,11 +110,14 @@ def _key(method: VBLoRAMethod, made_from: Sequence[Tensor]) -> tuple[Any, ...]:
     return (*versions, method.training, torch.is_inference_mode_enabled(), autocast)
 
 
-def _outside_checkpoints() -> saved_tensors_hooks:
+def _outside_checkpoints() -> contextlib.AbstractContextManager[Any]:
     """Save tensors as usual, so that a checkpoint around does not count those of the composition.
 
-    Detached, for an operation that saved its own result with its graph would keep itself alive.
+    Detached, for an operation that saved its own result with its graph would keep itself alive. Where nobody hooks
+    saved tensors there is nothing to escape, and torch.func's transforms know no such hooks.
     """
+    if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
+        return contextlib.nullcontext()
     return saved_tensors_hooks(lambda tensor: tensor.detach(), lambda tensor: tensor)
 
 

@@ -25,6 +25,9 @@ class VBLoRA(Config):
     the update is not zero at the start. Trains h b + N h scalars and stores h b + N (k - 1) and N k indices of
     1 byte (h <= 256) or 2 (section 3.4). There is no alpha: the bank sets the scale.
 
+    Gradients have no gradients of their own (``create_graph=True``), for PyTorch has no second derivative of
+    `embedding_bag`; `torch.func.grad`, `jacrev` and `vmap` over them work.
+
     Args:
         rank: rank r of the update.
         num_vectors: h, vectors in the bank; at most 65,536, what a 2-byte index can name.
