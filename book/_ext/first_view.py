@@ -32,8 +32,9 @@ def deferred(script: Any) -> Any:
 
 
 def readable(body: str) -> str:
-    """A list whose entries have the role of entries, and signatures in lines that are no list of definitions."""
+    """Entries with the role of entries, no head of an empty corner, signatures in lines that are no definitions."""
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    body = re.sub(r"<th\b([^>]*)>(?:<p></p>)?</th>", r"<td\1></td>", body)
     return re.sub(r"(?s)<dl>\n(<dd>.*?)</dl>", in_lines, body)
 
 

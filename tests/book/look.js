@@ -85,6 +85,10 @@ window.book = (() => {
         "cut-off sentences": all("pre .vbank-prose", article)
           .filter((one) => one.getBoundingClientRect().right > one.closest("pre").getBoundingClientRect().right + 1)
           .map((one) => one.textContent),
+        "cut-off formulas": all("mjx-container[display='true']", article)
+          .filter((one) => one.scrollWidth > one.clientWidth + 1 && one.clientWidth >= 0.75 * one.scrollWidth)
+          .filter((one) => one.checkVisibility())
+          .map((one) => one.textContent),
         "boxes out of reach": boxes.filter((box) => !reachable(box)).map(name),
       };
     },

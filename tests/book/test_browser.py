@@ -109,6 +109,12 @@ def test_printed_sentences_are_not_cut_off(page: Path, seen: Visit) -> None:
     assert {case: look["cut-off sentences"] for case, look in looks.items() if look["cut-off sentences"]} == {}
 
 
+@every_page
+def test_a_formula_is_set_smaller_before_it_scrolls(page: Path, seen: Visit) -> None:
+    looks = seen(page).looks
+    assert {case: look["cut-off formulas"] for case, look in looks.items() if look["cut-off formulas"]} == {}
+
+
 def test_a_checkers_verdict_counts_as_a_sentence_and_a_table_does_not(tab: Any, site: book.Site) -> None:
     book.open_page(tab, site.url(ROOT / "book/derivations/lora.html"))
     sentences = tab.locator(".cell_output .vbank-prose").all_inner_texts()

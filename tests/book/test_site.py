@@ -103,6 +103,9 @@ def test_readable_by_everyone(page: Path) -> None:
     assert len(article.find_all("h1")) == 1
     for image in soup.find_all("img"):
         assert image.get("alt", "").strip(), f"no alternative text: {image.get('src')}"
+    assert all(head.get_text(strip=True) for head in soup.find_all("th")), "the head of a row or column is empty"
+    title = soup.select_one("a.navbar-brand")
+    assert title is not None and title.find_parent("nav") is not None
     for drawing in article.find_all("svg"):
         told = drawing.get("aria-label") or drawing.get("aria-hidden") or drawing.find("title")
         assert told, "an inline SVG with neither title nor aria-label"
