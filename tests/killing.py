@@ -22,6 +22,7 @@ POINTS: dict[str, tuple[object, str]] = {
     "answers": (generation, "_answers"),
     "adapter": (runner, "size_on_disk"),
     "record": (ledger, "write"),
+    "cleanup": (runner, "_remove_checkpoints"),
 }
 
 

@@ -1,5 +1,6 @@
 """Save and load: what comes back, what stands in the files, and how many bytes they take."""
 
+import errno
 import hashlib
 import json
 import math
@@ -475,6 +476,81 @@ def test_savers_at_the_same_time_leave_one_whole_adapter(tmp_path):
     assert len(files(tmp_path)) == 2
     found = loaded(tmp_path)(batch())
     assert any(torch.equal(found, output) for output in outputs)
+
+
+@pytest.mark.parametrize("moment", ["it has the JSON", "it has seen the tensors"])
+def test_a_reader_whose_tensors_go_takes_those_of_the_save_that_removed_them(moment, tmp_path, monkeypatch):
+    old, new, real = attached(CONFIGS["lora"]), attached(CONFIGS["vera"]), Path.read_bytes
+    vbank.save(old, tmp_path)
+    pending = [new]
+
+    def read_bytes(file: Path) -> bytes:
+        content = real(file) if moment == "it has the JSON" else b""
+        if pending and (file.name == "adapter.json") == (moment == "it has the JSON"):
+            vbank.save(pending.pop(), tmp_path)
+        return content or real(file)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert torch.equal(loaded(tmp_path)(batch()), new(batch())) and not pending
+
+
+def test_a_reader_sees_a_new_save_also_where_the_json_is_as_before(tmp_path, monkeypatch):
+    one, other, real, reads = attached(CONFIGS["lora"]), attached(CONFIGS["lora"]), Path.read_bytes, []
+    vbank.save(one, tmp_path)
+
+    def read_bytes(file: Path) -> bytes:
+        if file.name != "adapter.json":
+            return real(file)
+        reads.append(file)
+        if len(reads) == 2:
+            vbank.save(one, tmp_path)
+        content = real(file)
+        if len(reads) <= 2:
+            vbank.save(other, tmp_path)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert torch.equal(loaded(tmp_path)(batch()), other(batch())) and len(reads) == 3
+
+
+@pytest.fixture
+def no_locks(monkeypatch) -> None:
+    """A file system without locks."""
+
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+
+
+@pytest.mark.parametrize("rename", [0, 1], ids=["tensors", "json"])
+def test_without_locks_a_saver_leaves_alone_what_another_one_needs(rename, no_locks, tmp_path, monkeypatch):
+    """A whole save happens just before another one renames its first or its second file."""
+    first, second, real, calls = attached(CONFIGS["lora"]), attached(CONFIGS["vera"]), os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == rename + 1:
+            vbank.save(second, tmp_path)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    vbank.save(first, tmp_path)
+    assert len(calls) == 4
+    assert torch.equal(loaded(tmp_path)(batch()), first(batch()))
+
+
+def test_without_locks_only_what_is_old_is_removed(no_locks, tmp_path):
+    left = [tmp_path / ".aside-dead", tmp_path / "adapter-0123456789abcdef.safetensors"]
+    new = [tmp_path / ".aside-alive", tmp_path / "adapter-fedcba9876543210.safetensors"]
+    for file in (*left, *new):
+        file.write_bytes(b"")
+    for file in left:
+        os.utime(file, (0, 0))
+    model = attached(CONFIGS["lora"])
+    vbank.save(model, tmp_path)
+    assert all(file.exists() for file in new) and not any(file.exists() for file in left)
+    assert torch.equal(loaded(tmp_path)(batch()), model(batch()))
 
 
 def test_settings_survive_json(tmp_path):

@@ -427,8 +427,32 @@ def test_a_huge_rank_allocates_nothing(method, rank, saved):
     config = json.loads((path / "adapter.json").read_text())["config"]
     forge(path, config=config | {"rank": rank})
     start = time.process_time()
-    refused(path, "need torch|overflow|too large|out of range|exceed|size|int", vbank.CheckpointError)
+    refused(path, "need torch|overflow|too large|out of range|exceed|size|int|frozen=True", vbank.CheckpointError)
     assert time.process_time() - start < 10.0
+
+
+@pytest.mark.parametrize("rank", [600_000, 10**9, 10**30])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_rank_that_no_tensor_shows_draws_nothing(shared, rank, tmp_path, monkeypatch):
+    config = vbank.VeRA(rank=5, train_d=False, shared=shared)
+    vbank.save(attached(config), tmp_path)
+    forge(tmp_path, config=config.settings() | {"rank": rank})
+    monkeypatch.setattr("vbank.methods.vera.draw", lambda *args: pytest.fail("it draws"))
+    numbers = rank * (12 + 16 if shared else 12 + 8 + 8 + 16)
+    refused(tmp_path, rf"adapter.json: rank is {rank:,}, .* of {numbers:,} .* at most 16,777,216 .* with frozen=True")
+
+
+@pytest.mark.parametrize("shared, largest", [(True, 16), (False, 10)])  # 2 * 224 weights, 28 or 44 numbers a rank
+@pytest.mark.parametrize("train_d", [True, False])
+def test_matrices_that_a_load_would_not_draw_are_stored(train_d, shared, largest, tmp_path, monkeypatch):
+    monkeypatch.setattr(vbank.stored, "DRAWN", 0)
+    for rank in (largest, largest + 1):
+        model, path = attached(vbank.VeRA(rank=rank, train_d=train_d, shared=shared)), tmp_path / str(rank)
+        vbank.save(model, path)
+        assert any(key.startswith("frozen.") for key in payload(path)) == (rank > largest)
+        assert torch.equal(loaded(path)(batch()), model(batch()))
+    forge(path, {key: value for key, value in payload(path).items() if not key.startswith("frozen.")})
+    refused(path, f"rank is {largest + 1}, .* for these layers at most 448 are drawn")
 
 
 def test_huge_sites_allocate_nothing(saved):

@@ -34,6 +34,10 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         ("--model roberta-base --method vera --targets qv", {"trainable": 24 * (1024 + 768)}),
         ("--model roberta-base --method lora --targets qv --alpha 16", {"trainable": 24 * 8 * 2 * 768}),
         ("--model minilm --method lora --targets query,value", {"sites": 12}),
+        ("--model minilm --method lora --targets query", {"sites": 6, "targets": ["query"]}),
+        ("--model minilm --method lora --targets layer.0.attention.self.query", {"sites": 1}),
+        (r"--model minilm --method lora --targets .*\.[0-3]{1,2}\..*(query|value)", {"sites": 8}),
+        ("--model minilm --method lora --targets all-linear", {"targets": "all-linear"}),
     ],
 )
 def test_counts(capsys: pytest.CaptureFixture[str], arguments: str, expected: dict[str, int]) -> None:
@@ -58,6 +62,10 @@ def test_the_table_says_the_same_as_the_json(capsys: pytest.CaptureFixture[str])
         ("count --model roberta-base --method lora --rank four", "rank is 'four'"),
         ("count --model roberta-base --method vb-lora --vector-length 100", "lengths that divide all layers"),
         ("count --model roberta-base --method lora --targets quer,value", "'query'"),
+        ("count --model roberta-base --method lora --targets quer", "unknown --targets 'quer'; did you mean 'query'?"),
+        ("count --model roberta-base --method lora --targets all-linaer", "did you mean 'all-linear'?"),
+        ("count --model roberta-base --method lora --targets quer.*", "separated by commas, such as query,key,value"),
+        ("count --model roberta-base --method lora --targets quer(", "--targets 'quer(' is no regular expression: "),
         ("count --method lora", "--model"),
         ("audit --paper prolra", "'prolora'"),
         ("audit --papre vera", "--paper"),
@@ -79,6 +87,37 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
     code, out, err = call(capsys, *arguments.split())
     assert code == 2 and not out
     assert err.startswith("vbank: ") and err.count("\n") == 1 and said in err
+    assert "['" not in err, "a list as Python writes it"
+
+
+def test_a_path_that_cannot_be_written_is_a_mistake_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "ledger"
+    code, _, err = call(capsys, "run", "first-finetune/head", "--set", "task.source=generated", "--out", str(out))
+    assert code == 2
+    assert err.startswith(f"vbank: {out}") and "Not a directory; choose a path" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left: make room; or not", "adapter"), "adapter: No space left: make room; or not"),
+        (ConnectionError("no answer"), "no answer"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_an_error_that_says_what_to_do_or_names_no_path_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    from vbank import audits
+
+    def fails(paper: str | None) -> None:
+        raise error
+
+    monkeypatch.setattr(audits, "audit", fails)
+    assert call(capsys, "audit") == (2, "", f"vbank: {said}\n")
 
 
 @pytest.mark.parametrize("command", ["count", "audit", "run", "results"])

@@ -234,6 +234,16 @@ def test_the_named_adapter_is_written_with_its_own_head(bert, tmp_path):
     assert far(peft_side.loaded(bert, tmp_path / "merged"), alone) <= EQUAL
 
 
+def test_an_adapter_that_is_off_is_written_with_its_own_head(bert, tmp_path):
+    model = ours(bert, OWN["lora"], train=["classifier"])
+    vbank.to_peft(model, tmp_path / "on")
+    with vbank.enabled(model, False):
+        vbank.to_peft(model, tmp_path / "off")
+    assert far(peft_side.loaded(bert, tmp_path / "off"), model) <= EQUAL
+    on, off = (sorted((file.name, file.read_bytes()) for file in (tmp_path / name).iterdir()) for name in ("on", "off"))
+    assert on == off
+
+
 class TwoHeads(nn.Module):
     """A head whose name is the end of another's, and layers whose names are ends of others that stay as they are."""
 

@@ -8,6 +8,7 @@ import shutil
 
 import peft_side
 import pytest
+import safetensors.torch
 import tiny_models
 import torch
 from peft import IA3Config, LoraConfig, VBLoRAConfig, VeraConfig
@@ -448,6 +449,46 @@ def test_a_failed_save_leaves_what_another_process_wrote_meanwhile(bert, tmp_pat
     with pytest.raises(OSError, match="make room"):
         vbank.to_peft(attached(bert, vbank.LoRA(rank=2)), folder)
     assert os.listdir(folder) == ["theirs"]
+
+
+def test_without_locks_a_writer_leaves_alone_what_another_one_needs(bert, tmp_path, monkeypatch):
+    """A whole adapter is written while another one has its first file aside."""
+
+    def flock(handle, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    first, second = attached(bert, vbank.LoRA(rank=2)), attached(bert, vbank.LoRA(rank=3))
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            vbank.to_peft(second, tmp_path)
+        real(source, target)
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    monkeypatch.setattr(os, "replace", replace)
+    vbank.to_peft(first, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == FILES
+    assert peft_side.settings(tmp_path)["r"] == 2
+
+
+def test_a_seed_of_more_than_a_load_draws_goes_with_its_matrices(bert, tmp_path, monkeypatch):
+    config = vbank.VeRA(rank=3)
+    model = attached(bert, config)
+    vbank.to_peft(model, tmp_path / "seed", compact=True)
+    monkeypatch.setattr(vbank.stored, "DRAWN", 0)
+    numbers, limit = vbank.stored.may_draw(config, model.vbank.adapter("default").sites)
+    rank = limit * 3 // numbers + 1
+    vbank.to_peft(attached(bert, vbank.VeRA(rank=rank)), tmp_path / "pair", compact=True)
+    assert peft_side.settings(tmp_path / "pair")["save_projection"]
+    assert not peft_side.settings(tmp_path / "seed")["save_projection"]
+    vbank.from_peft(copy.deepcopy(bert), tmp_path / "pair")
+    vbank.from_peft(copy.deepcopy(bert), tmp_path / "seed")
+    file = tmp_path / "pair" / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({k: v for k, v in tensors.items() if "lambda" in k}, file)
+    refused(bert, tmp_path / "pair", f"rank is {rank}, .* at most {limit:,} are drawn .* with save_projection=True")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no lock, so nothing is certain to be left")

@@ -73,6 +73,22 @@ def test_a_run_killed_at_any_point_resumes_to_the_same_numbers(tiny: Path, tmp_p
     assert not list(out.glob(".work/*/checkpoint-*"))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_checkpoints_of_a_run_killed_after_its_record_go_at_the_next_call(tiny: Path, tmp_path: Path) -> None:
+    recipe = load("first-finetune/lora", settings(tiny, "task.train_size=64", "train.epochs=1"))
+    killed_at("cleanup", 1, recipe, tmp_path, silent)
+    (written,) = tmp_path.glob("*/*/*.json")
+    (left,) = tmp_path.glob(".work/*/checkpoint-*")
+    unfinished = left.with_name("unfinished")
+    unfinished.mkdir(exist_ok=True)
+    with ledger.claim(left.parent):  # by a process that has written the record and is about to remove them
+        assert run(recipe, 0, tmp_path, announce=silent) == ledger.load(written)
+        assert left.is_dir() and unfinished.is_dir()
+    assert run(recipe, 0, tmp_path, announce=silent) == ledger.load(written)
+    assert not left.exists() and not unfinished.exists()
+    assert (left.parent / "adapter").is_dir(), "which is kept"
+
+
 def test_a_failed_save_leaves_the_last_checkpoint_whole(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

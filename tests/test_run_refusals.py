@@ -1,6 +1,7 @@
 """What the runner refuses, and how it says so; nothing is trained or written then."""
 
 import contextlib
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -243,3 +244,17 @@ def test_a_checkpoint_of_another_recipe_is_refused(
             failures.append(str(error))
     assert len(failures) == 1 and "belongs to another recipe; remove" in failures[0]
     assert str(mine.parent) in failures[0]
+
+
+def test_a_folder_without_file_locks_is_named_and_nothing_is_trained(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(OSError, match="No locks available; runs need file locks: choose a folder on a local disk"):
+        run(recipe, 0, tmp_path, announce=silent)
+    assert not list(tmp_path.rglob("*.json"))

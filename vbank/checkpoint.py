@@ -1,7 +1,7 @@
 """Save and load adapters: one safetensors file and one JSON that names it.
 
 A save writes the tensor file first, under its hash's name, and the JSON last, each aside and then renamed; whatever
-happens in between, the folder holds the old adapter or the new one, whole.
+happens in between, the folder holds the old adapter or the new one, whole, also for one who reads it meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,11 +36,13 @@ from vbank.stored import (
     CheckpointError,
     Stored,
     check_record,
+    may_draw,
     read,
 )
 from vbank.targets import Part, part_of
 
 ASIDE = ".aside-"
+HOUR = 3600.0  # seconds; no saver needs as long between its first file and its last
 
 
 def save(
@@ -63,7 +65,8 @@ def save(
         form: "compact" or "resumable".
         name: the adapter; None takes the active one.
         frozen: also store VeRA's frozen matrices, for machines whose random generator differs. They are stored in any
-            case where this machine does not draw them from the seed, such as after a change of precision.
+            case where a load here would not draw them from the seed, such as after a change of precision, or where they
+            are larger than 64 MiB and than twice the adapted layers.
         half: store the numbers of the compact form, head included, in float16, each off by at most 2^-11 of itself (or
             2^-25 below 6e-5). They load as the adapter's own type. Frozen matrices keep theirs, for their checksum.
 
@@ -128,10 +131,11 @@ def save(
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with one_writer(folder):
+        with one_writer(folder) as alone:
             write_file(folder / str(description["tensors"]), blob)
             write_file(folder / DESCRIPTION, text.encode())
-            _clean(folder, str(description["tensors"]))
+            others = [file for file in folder.iterdir() if TENSORS.fullmatch(file.name)]
+            remove_left(folder, alone, [file for file in others if file.name != description["tensors"]])
     except OSError as error:
         raise OSError(
             error.errno,
@@ -158,45 +162,49 @@ def _halved(value: Tensor, key: str, name: str) -> Tensor:
     return half
 
 
-def _clean(folder: Path, keep: str) -> None:
-    """Remove former values, and what killed writers left; files of other names stay."""
-    for old in folder.iterdir():
-        if TENSORS.fullmatch(old.name) and old.name != keep:
-            with suppress(OSError):  # the next save tries again
-                old.unlink()
-    remove_left(folder)
+def remove_left(folder: Path, alone: bool, former: Iterable[Path] = ()) -> None:
+    """Remove what killed writers left, and the `former` files, after a write; files of other names stay.
 
-
-def remove_left(folder: Path) -> None:
-    """Remove what killed writers left. Only under a lock is it certain that no living one needs it."""
-    if os.name != "posix":
-        return
-    for left in folder.glob(ASIDE + "*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            with suppress(OSError):  # the next save tries again
+    Args:
+        folder: where the adapter stands.
+        alone: whether the lock is held. If not, another writer may be at work, and what it needs must stay: what goes
+            is then an hour older than this write, by the file system's clock.
+        former: further files to remove.
+    """
+    for left in (*folder.glob(ASIDE + "*"), *former):
+        with suppress(OSError):  # the next save tries again
+            if not alone and left.lstat().st_mtime > folder.stat().st_mtime - HOUR:
+                continue
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
                 left.unlink()
 
 
 def drawn_here(method: VeRAMethod, dtype: torch.dtype) -> bool:
     """Whether a load on this machine would draw the same frozen pair."""
-    return method.config.build(method.sites, dtype=dtype).checksum() == method.checksum()
+    numbers, limit = may_draw(method.config, method.sites)
+    return numbers <= limit and method.config.build(method.sites, dtype=dtype).checksum() == method.checksum()
 
 
 @contextmanager
-def one_writer(folder: Path) -> Iterator[None]:
-    """Keep other savers out of the folder, where the system has file locks; a killed process gives its lock back."""
+def one_writer(folder: Path) -> Iterator[bool]:
+    """Keep other savers out of the folder; a killed process gives its lock back. Yields whether the lock is held:
+    Windows has none of this kind, and some network file systems none at all.
+    """
     if os.name != "posix":
-        yield
+        yield False
         return
     import fcntl
 
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems have no locks
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            held = True
+        except OSError:
+            held = False
+        yield held
     finally:
         os.close(handle)
 
@@ -288,7 +296,7 @@ def method_of(stored: Stored, trainable: bool = False) -> Method:
             method = stored.config.build(stored.sites, dtype=stored.dtype, device=device)
         if stored.frozen and isinstance(method, VeRAMethod):
             method.read_frozen(stored.frozen)
-    except RuntimeError as error:  # a rank that no tensor of the file shows, such as VeRA's with b alone
+    except RuntimeError as error:  # no memory for it
         raise CheckpointError(f"{stored.folder}: {error}") from error
     check_record(stored, method)
     if chosen_alone and trainable and isinstance(method, VBLoRAMethod):

@@ -288,6 +288,11 @@ def main(arguments: list[str] | None = None) -> None:
         fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         fail("stopped; the same command goes on from the last checkpoint")
+    except OSError as error:
+        if error.filename is None:  # the disk's own, or a library's
+            fail(str(error) or type(error).__name__)
+        way = "" if ";" in str(error.strerror) else "; choose a path that can be read and written, or make room"
+        fail(f"{error.filename}: {error.strerror}{way}")
     except ModuleNotFoundError as error:
         missing = (error.name or "vbank").partition(".")[0]
         if missing == "vbank":

@@ -50,13 +50,10 @@ def convert(
         model = opened(source, base, trainable=form == "resumable")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        try:
-            if to == "vbank":
-                save(model, out, form=form)
-            else:
-                interop.to_peft(model, out, as_lora=to == "lora", compact=compact, base=base)
-        except OSError as error:
-            raise ValueError(str(error)) from error
+        if to == "vbank":
+            save(model, out, form=form)
+        else:
+            interop.to_peft(model, out, as_lora=to == "lora", compact=compact, base=base)
     for warning in said:
         print(f"note: {warning.message}")
     files = sorted(file for file in out.iterdir() if file.is_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from dataclasses import fields
@@ -29,6 +30,8 @@ USUAL: dict[str, dict[str, Any]] = {
     "prolora": {"rank": 8, "unshared_rank": 1, "share_a": 7, "share_b": 7},
     "vb-lora": {"rank": 4},  # VB-LoRA, Table 7
 }
+
+KEYWORDS = ("qv", "all-linear")  # of --targets
 
 # Options that say something only beside another.
 OF_MEMORY = ("batch", "quantise", "optimizer", "gib")
@@ -82,7 +85,9 @@ def count(
         str,
         typer.Option(help=f"One of {', '.join(METHODS)}; with --memory or --tokens also {', '.join(BASELINES)}."),
     ],
-    targets: Annotated[str, typer.Option(help="qv, all-linear, or names separated by commas.")] = "qv",
+    targets: Annotated[
+        str, typer.Option(help="qv, all-linear, names separated by commas, or a regular expression for whole names.")
+    ] = "qv",
     memory: Annotated[bool, typer.Option("--memory", help="Memory of a training step too; further options:")] = False,
     batch: Annotated[int, typer.Option(help="Rows of a step.")] = 1,
     length: Annotated[int, typer.Option(help="Tokens of a row.")] = 512,
@@ -105,10 +110,10 @@ def count(
     refuse_idle(context, memory, tokens is not None)
     if gib is not None and not gib > 0:
         raise ValueError(f"--gib is {gib:g}; give the device's memory, above 0")
-    named: str | list[str] = targets.split(",") if "," in targets else targets
     own = method_config(method, context.args) if method in METHODS else None
     if own is None:
         refuse_of_baseline(context, method, memory or tokens is not None)
+    named = chosen(targets, model)
     config: Config | str = own or method
     found = count_sites(own, architectures.sites(model, named)) if own else None
     need: account.Account | None = None
@@ -139,6 +144,36 @@ def count(
         time = f"{minutes / 60:,.1f} hours" if minutes >= 120 else f"{minutes:,.1f} minutes"
         print(f"{tokens:,} tokens: {work['operations']:.3g} operations, {time} on an {device}", end=" ")
         print(f"at {share:g} of its {compute} peak; a bound, no forecast")
+
+
+def chosen(targets: str, model: str) -> str | list[str]:
+    """What `--targets` says, as `vbank.attach` takes it. Words without the characters of an expression are names.
+
+    Raises:
+        ValueError: a word that is no keyword and ends no linear layer's name, or an expression that matches none.
+    """
+    from vbank import architectures
+
+    if targets in KEYWORDS:
+        return targets
+    names = [name.strip() for name in targets.split(",")]
+    plain = all(re.fullmatch(r"[\w.-]*", name) for name in names)
+    layers = [site.name for site in architectures.sites(model, ".*")]
+    ends = list(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
+    if plain and (len(names) > 1 or any(f".{layer}".endswith(f".{targets}") for layer in layers)):
+        return names
+    if plain:
+        raise ValueError(unknown("--targets", targets, [*KEYWORDS, *ends]))
+    try:
+        expression = re.compile(targets)
+    except re.error as error:
+        raise ValueError(f"--targets {targets!r} is no regular expression: {error}") from error
+    if not any(expression.fullmatch(layer) for layer in layers):
+        raise ValueError(
+            f"--targets {targets!r}, a regular expression for whole names such as {layers[0]!r}, matches no linear"
+            f" layer of {model}; give names separated by commas, such as {','.join(ends[:3])}"
+        )
+    return targets
 
 
 def refuse_idle(context: typer.Context, memory: bool, time: bool) -> None:

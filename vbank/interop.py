@@ -53,7 +53,8 @@ def to_peft(
 
     Args:
         model: a model with an adapter.
-        out: the folder; made if absent. An adapter of PEFT's that stands there is replaced; other files stay.
+        out: the folder; made if absent. An adapter of PEFT's that stands there is replaced; other files stay. Where the
+            file system has no locks, one process at a time must write there: PEFT's two files do not name each other.
         as_lora: write a plain LoRA.
         name: the adapter; None takes the active one.
         compact: for VB-LoRA, indices and weights instead of logits (save_only_topk_weights), which PEFT can merge and
@@ -292,13 +293,13 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with one_writer(folder):
+        with one_writer(folder) as alone:
             try:
                 aside.mkdir()
                 for name, content in files.items():
                     write_file(aside / name, content)
                 _exchange(folder, aside, list(files))
-                remove_left(folder)
+                remove_left(folder, alone)
             finally:
                 if not _former(aside):
                     shutil.rmtree(aside, ignore_errors=True)

@@ -100,6 +100,7 @@ def claim(folder: Path) -> Iterator[None]:
 
     Raises:
         Busy: another process holds it.
+        OSError: the file system has no locks, as some network file systems.
     """
     try:
         import fcntl
@@ -109,8 +110,11 @@ def claim(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise Busy(f"{folder.name} is being made by another process") from None
+        except OSError as error:
+            way = f"{error.strerror}; runs need file locks: choose a folder on a local disk with --out"
+            raise OSError(error.errno, way, str(folder)) from None
         yield
 
 

@@ -17,7 +17,7 @@ from vbank.methods import Config, LoRA, Method, Site, VBLoRA, VeRA
 from vbank.methods.vb_lora import VBLoRAMethod
 from vbank.methods.vera import VeRAMethod, largest
 from vbank.peft_files import BANK, CONFIG_FILE, PAIR, PREFIX, TENSOR_FILE, Folder, some
-from vbank.stored import CheckpointError, Stored, check_choice
+from vbank.stored import CheckpointError, Stored, check_choice, check_drawn
 
 VERA_SETTINGS = {"d_init": "d_initial", "seed": "projection_prng_key", "dropout": "vera_dropout"}
 LONGEST = 500  # letters of a name in rank_pattern or alpha_pattern
@@ -189,6 +189,8 @@ def _vera(found: Folder, names: Sequence[str], size: Callable[[str], tuple[int, 
         found.check(PAIR[0], A, (rank, in_features))
         found.check(PAIR[1], B, (out_features, rank))
         pair = {"A0": A.contiguous(), "B0": B.contiguous()}
+    else:
+        check_drawn(config, sites, found.path / CONFIG_FILE, "save_projection=True")
     stored = _stored(found, config, sites, "resumable", tensors)
     with torch.random.fork_rng(devices=[]):
         method = config.build(sites, dtype=stored.dtype)

@@ -154,13 +154,15 @@ def run(
         if main:
             record = ledger.load(path) if path.is_file() else None
             work = ledger.work_folder(out, identity["run"])
-            if record is None:
+            if record is None or _checkpoints(work):
                 try:
                     held.enter_context(ledger.claim(work))
                 except ledger.Busy as error:
                     busy = str(error)
                 if path.is_file():  # by another process, between the first look and the claim
                     record = ledger.load(path)
+                if record is not None and not busy:  # of a process that was killed when it had written the record
+                    _remove_checkpoints(work)
         record, busy = processes.agreed((record, busy))
         if record is not None:
             announce(f"{recipe.name} seed {seed}: finished before, see {path}")
@@ -182,11 +184,20 @@ def run(
         record = processes.agreed(record)
         if main:
             ledger.write(out, record, work / selections_log.FILE if recipe.train.log_selections else None)
-            for checkpoint in [*work.glob("checkpoint-*"), work / "unfinished"]:
-                shutil.rmtree(checkpoint, ignore_errors=True)
+            _remove_checkpoints(work)
     score = record["metrics"][record["metric"]]
     announce(f"{recipe.name} seed {seed}: {record['metric']} {score:.4f}, {record['seconds']['train']:.0f} s, {path}")
     return record
+
+
+def _checkpoints(work: Path) -> list[Path]:
+    """What a run needs to go on, and nobody once its record is written."""
+    return [*work.glob("checkpoint-*"), *work.glob("unfinished")]
+
+
+def _remove_checkpoints(work: Path) -> None:
+    for checkpoint in _checkpoints(work):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _train(recipe: Recipe, seed: int, task: Task, data: TaskData, work: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from vbank.methods import METHODS, Config, Method, Site
 from vbank.methods.vb_lora import VBLoRA
-from vbank.methods.vera import VeRAMethod
+from vbank.methods.vera import VeRA, VeRAMethod, largest
 
 FORMAT_VERSION = 2  # 1 lacks the key `stored`: its numbers have the adapter's own type
 DESCRIPTION = "adapter.json"
@@ -28,6 +29,7 @@ FORMS = ("compact", "resumable")
 HEAD = "head."
 FROZEN = "frozen."
 HALF = "float16"
+DRAWN = 2**24  # numbers, 64 MiB
 KEYS: dict[str, Any] = {
     "format_version": int,
     "method": str,
@@ -81,14 +83,13 @@ class Stored:
 
 
 def read(folder: Path) -> Stored:
-    """Read a folder that `vbank.save` wrote.
+    """Read a folder that `vbank.save` wrote. Where a save ends meanwhile, this is what it wrote.
 
     Raises:
         CheckpointError: the files are missing, damaged, of an unknown version, or hold values out of range.
     """
-    description = _read_description(folder)
+    description, tensors = _read_files(folder)
     config = _read_config(description, folder)
-    tensors = _read_tensors(folder, description)
     sites = tuple(Site(key, *shape) for key, shape in description["sites"].items())
     head = {k.removeprefix(HEAD): v for k, v in tensors.items() if k.startswith(HEAD)}
     own = {k: v for k, v in tensors.items() if not k.startswith(HEAD)}
@@ -98,6 +99,29 @@ def read(folder: Path) -> Stored:
     own = {k: v.to(dtype) if v.is_floating_point() else v for k, v in own.items() if not k.startswith(FROZEN)}
     kept = {key: description[key] for key in ("targets", "train", "record")}
     return Stored(folder, config, sites, form, dtype, tensors=own, frozen=frozen, head=head, **kept)
+
+
+def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON and the tensors that it names, of one save: one that ends in between removes the former tensors."""
+    while True:
+        written = _written(folder)
+        description = _read_description(folder)
+        try:
+            return description, _read_tensors(folder, description)
+        except FileNotFoundError:
+            if _written(folder) == written:  # the JSON is the same file still, so its tensors are lost
+                raise CheckpointError(
+                    f"{folder} lacks {description['tensors']}, which {DESCRIPTION} names; copy both files"
+                ) from None
+
+
+def _written(folder: Path) -> tuple[int, int] | None:
+    """Tells one writing of the JSON from the next, also where both have the same content."""
+    try:
+        found = (folder / DESCRIPTION).stat()
+    except OSError:  # `_read_description` says what is wrong
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -179,7 +203,7 @@ def _read_config(description: dict[str, Any], folder: Path) -> Config:
 def _read_tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
     file = folder / description["tensors"]
     if not file.is_file():
-        raise CheckpointError(f"{folder} lacks {description['tensors']}, which {DESCRIPTION} names; copy both files")
+        raise FileNotFoundError(file)
     blob = file.read_bytes()
     if hashlib.sha256(blob).hexdigest() != description["sha256"]:
         raise CheckpointError(
@@ -201,6 +225,8 @@ def _check_values(
     folder: Path,
 ) -> None:
     """Compare the file's tensors with what these settings make, on the meta device, before anything is allocated."""
+    if isinstance(config, VeRA) and not any(key.startswith(FROZEN) for key in tensors):
+        check_drawn(config, sites, folder / DESCRIPTION, "frozen=True")
     try:
         meta: Method = config.build(sites, dtype=dtype, device="meta")
         wanted = dict(meta.compact_tensors() if form == "compact" else meta.tensors())
@@ -221,6 +247,33 @@ def _check_values(
             raise CheckpointError(f"{folder}: {key} holds values that are not finite; save the adapter again")
     if isinstance(config, VBLoRA) and form == "compact":
         check_choice(config, tensors["indices"].long(), tensors["weights"], folder)
+
+
+def may_draw(config: VeRA, sites: Sequence[Site]) -> tuple[int, int]:
+    """How many numbers VeRA's frozen matrices have, and how many a file may have drawn from its seed.
+
+    Without the matrices, a file of `train_d=False` holds no tensor of the rank's size: any number would stand for it.
+    The limit is twice the weights of the adapted layers, for whose model there is room, and 64 MiB in any case. The
+    paper's rank of 1024 for 24 layers of 768 (Table 8) makes a pair of a ninth of their weights. `vbank.save` stores
+    larger ones, so no file of its own is refused.
+    """
+    pairs = [largest(sites)] if config.shared else [(s.in_features, s.out_features) for s in sites]
+    weights = sum(s.in_features * s.out_features for s in sites)
+    return config.rank * sum(map(sum, pairs)), max(DRAWN, 2 * weights)
+
+
+def check_drawn(config: VeRA, sites: Sequence[Site], file: Path, way: str) -> None:
+    """Refuse a file that would have this machine draw more than `may_draw` lets it; `way` has it saved with them.
+
+    Raises:
+        CheckpointError: it would.
+    """
+    numbers, limit = may_draw(config, sites)
+    if numbers > limit:
+        raise CheckpointError(
+            f"{file}: rank is {config.rank:,}, whose frozen matrices of {numbers:,} numbers the file does not hold; for"
+            f" these layers at most {limit:,} are drawn from a seed: save the adapter with {way}, which stores them"
+        )
 
 
 def check_choice(config: VBLoRA, indices: Tensor, weights: Tensor, folder: Path) -> None:
