@@ -342,3 +342,24 @@ def test_wrapped_models_are_served_by_the_same_functions():
     vbank.unmerge(wrapped)
     vbank.detach(wrapped)
     assert vbank.count(wrapped).method == "VB-LoRA"
+
+
+class DTensor(torch.Tensor):
+    """Stands in for torch's class of that name, which needs a process group."""
+
+
+@pytest.mark.parametrize("spread", ["blocks.0.0.weight", "head.weight", "vbank.default.method.logits"])
+def test_what_fsdp_has_spread_is_refused_before_anything_is_written(spread, tmp_path):
+    model = Blocks()
+    vbank.attach(model, VB, "all-linear", train=["head"])
+    layer, _, name = spread.rpartition(".")
+    module = model.get_submodule(layer)
+    setattr(module, name, nn.Parameter(getattr(module, name).detach().as_subclass(DTensor)))
+    if not spread.startswith("blocks"):
+        for write in (vbank.save, vbank.to_peft):
+            with pytest.raises(ValueError, match=r"spread adapter 'default' over processes; call model.unshard\(\)"):
+                write(model, tmp_path / "adapter")
+    if not spread.startswith("head"):
+        with pytest.raises(ValueError, match="or its layers over processes; merge before fully_shard"):
+            vbank.merge(model)
+    assert not (tmp_path / "adapter").exists() and model.vbank.merged is None

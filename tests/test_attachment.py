@@ -508,6 +508,25 @@ def test_targets_that_are_no_list_are_refused():
         vbank.attach(Blocks(), vbank.LoRA(2), 5)
 
 
+def test_the_base_models_head_put_back_in_inference_mode_passes_gradients_later():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    vbank.attach(model, vbank.LoRA(2), ["0"], train=["1"], name="first")
+    with torch.inference_mode():
+        vbank.detach(model)
+    model(numbers(2, 8)).sum().backward()
+    assert not model[1].weight.data.is_inference()
+
+
+def test_where_the_active_adapter_leaves_the_first_of_the_others_acts():
+    model = Blocks()
+    for name in ("first", "second", "third"):
+        vbank.attach(model, vbank.LoRA(2), "all-linear", name=name)
+    vbank.detach(model, "second")
+    assert model.vbank.active == "third"
+    vbank.detach(model)
+    assert model.vbank.active == "first" and all("vbank.first." in name for name in trained(model))
+
+
 @pytest.mark.parametrize("weight_decay", [-0.1, float("nan"), True])
 def test_a_weight_decay_that_is_no_rate_is_refused(weight_decay):
     model = Blocks()

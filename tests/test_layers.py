@@ -1,12 +1,16 @@
 """Reading and replacing the weights of every kind of linear layer."""
 
+import pathlib
+import re
+
 import pytest
 import torch
-from tiny_models import numbers
+import transformers
+from tiny_models import mamba, numbers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from vbank.layers import dense_weight, features, is_linear, is_quantised, with_weight
+from vbank.layers import BYPASSED, bypass, dense_weight, features, is_linear, is_quantised, linear_layers, with_weight
 
 
 def quantised(kind: str, dtype: torch.dtype = torch.float32, nested: bool = True) -> nn.Module:
@@ -69,7 +73,34 @@ def test_an_8_bit_layer_that_is_not_quantised_yet_says_so():
         dense_weight(layer)
 
 
-def test_the_output_projection_of_multihead_attention_is_not_a_layer_to_adapt():
-    attention = nn.MultiheadAttention(8, 2)
-    assert not is_linear(attention.out_proj)
+def test_a_layer_whose_weight_its_parent_reads_is_not_one_to_adapt():
+    class Mixer(mamba().backbone.layers[0].mixer.__class__):  # a class of a user's own, built on the library's
+        pass
+
+    model = mamba()
+    model.backbone.layers[1].mixer.__class__ = Mixer
+    assert list(linear_layers(model)) == [f"backbone.layers.{i}.mixer.in_proj" for i in range(2)] + ["lm_head"]
+    assert bypass(model, "backbone.layers.1.mixer.in_proj") is None
+    assert bypass(model, "backbone.layers.1.mixer.dt_proj").endswith("an update would be ignored; target 'in_proj'")
+    assert linear_layers(
+        nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "out_proj": nn.Linear(8, 8)})
+    ).keys() == {"out_proj"}
+    assert list(linear_layers(nn.Linear(8, 8))) == [""]
+
+
+@pytest.mark.parametrize("name", sorted(set(BYPASSED) - {"MultiheadAttention"}))
+def test_transformers_has_the_classes_that_read_a_layers_weight(name, modelling_code):
+    classes = [text for text in modelling_code if re.search(rf"^class {name}\(", text, re.M)]
+    assert classes
+    bodies = [re.split(rf"^class {name}\(", text, flags=re.M)[1].split("\nclass ")[0] for text in classes]
+    assert all(any(f"self.{layer}.weight" in body for layer in BYPASSED[name][0]) for body in bodies)
+
+
+@pytest.fixture(scope="module")
+def modelling_code() -> list[str]:
+    folder = pathlib.Path(transformers.__file__).parent / "models"
+    return [path.read_text(encoding="utf-8") for path in folder.glob("*/modeling_*.py")]
+
+
+def test_other_modules_are_not_linear():
     assert not is_linear(nn.Bilinear(4, 4, 4)) and not is_linear(nn.Conv1d(4, 4, 1)) and not is_linear(nn.Identity())

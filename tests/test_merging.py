@@ -14,8 +14,10 @@ from tiny_models import (
     every_method,
     fingerprint,
     gpt2,
+    jamba,
     llama,
     logits,
+    mamba,
     move,
     numbers,
     tokens,
@@ -223,6 +225,107 @@ def test_a_parameter_stays_the_same_object_so_that_optimizers_and_ties_hold():
     assert model.blocks[0][0].weight is weight
     vbank.unmerge(model)
     assert weight.data_ptr() == storage
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda model: vbank.activate(model, "second"),
+        lambda model: vbank.detach(model, "first"),
+        lambda model: vbank.attach(model, LORA, "all-linear", name="third"),
+        lambda model: (vbank.detach(model, "first"), vbank.attach(model, LORA, "all-linear", name="first")),
+        lambda model: (vbank.activate(model, "second"), vbank.merge(model)),
+        lambda model: (vbank.detach(model, "first"), vbank.detach(model, "second")),
+    ],
+    ids=["activate", "detach", "attach", "replace", "merge another", "detach all"],
+)
+def test_what_a_block_of_true_within_one_of_false_puts_in_a_merged_adapters_place_stays(act):
+    model = Blocks()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    for name in ("first", "second"):
+        vbank.attach(model, VB, "all-linear", train=["head"], name=name)
+        move(model)
+    vbank.activate(model, "first")
+    vbank.merge(model)
+    with vbank.enabled(model, False), vbank.enabled(model, True):
+        act(model)
+        active = model.vbank.active if hasattr(model, "vbank") else None
+    assert_same(weights, {name: model.state_dict()[name] for name in weights}, **EXACT)
+    if active is not None:
+        assert (model.vbank.active, model.vbank.merged, model.vbank.on) == (active, None, True)
+        vbank.merge(model)  # what acts can be merged afterwards
+    else:
+        assert not hasattr(model, "vbank")
+
+
+def test_a_merged_adapter_that_is_active_again_at_the_end_of_the_blocks_is_merged_again():
+    model = Blocks()
+    for name in ("first", "second"):
+        vbank.attach(model, VB, "all-linear", name=name)
+        move(model)
+    vbank.merge(model)
+    before = fingerprint(model, X)
+    with vbank.enabled(model, False), vbank.enabled(model, True):
+        vbank.activate(model, "first")
+        vbank.activate(model, "second")
+    assert model.vbank.merged == "second"
+    assert_untouched(before, model, X)
+
+
+def test_what_inference_mode_merges_and_switches_passes_gradients_later():
+    x = numbers(5, 8).requires_grad_()
+    model = Blocks()
+    vbank.attach(model, VB, "all-linear", train=["head"])
+    move(model)
+    with torch.inference_mode():
+        vbank.merge(model)
+    model(x).sum().backward()
+    with torch.inference_mode(), vbank.enabled(model, False):
+        model(x)
+    model(x).sum().backward()
+    model.double()
+    with torch.inference_mode():
+        vbank.unmerge(model)
+    model(x.double()).sum().backward()
+    with torch.inference_mode():
+        block = vbank.enabled(model, False)
+        block.__enter__()
+    model(x.double()).sum().backward()
+    block.__exit__(None, None, None)
+    assert not any(parameter.data.is_inference() for parameter in model.parameters())
+
+
+def test_an_unmerged_quantised_layer_has_the_mode_and_the_device_that_its_stand_in_was_given():
+    class Linear4bit(nn.Linear):  # bitsandbytes' own cannot go to the meta device, which stands for a second one here
+        def __init__(self) -> None:
+            super().__init__(8, 8)
+            self.weight.quant_state = None
+
+    model = nn.Sequential(Linear4bit(), nn.Linear(8, 4))
+    layer = model[0]
+    vbank.attach(model, LORA, ["0"])
+    vbank.merge(model)
+    assert model[0] is not layer
+    model.eval()
+    vbank.unmerge(model)
+    assert model[0] is layer and not layer.training
+    model.train()
+    vbank.merge(model)
+    model.to("meta")
+    vbank.unmerge(model)
+    assert model[0] is layer and layer.training
+    assert layer.weight.is_meta and layer.bias.is_meta
+
+
+@pytest.mark.parametrize(("build", "targets"), [(mamba, "all-linear"), (jamba, r"model\.layers\..*")])
+def test_layers_that_are_not_called_are_not_merged(build, targets):
+    model = build().eval()
+    vbank.attach(model, LORA, targets)
+    move(model, std=0.3)
+    with torch.no_grad():
+        out = logits(model, tokens())
+        vbank.merge(model)
+        torch.testing.assert_close(logits(model, tokens()), out, rtol=1e-4, atol=1e-4)
 
 
 def test_a_merge_that_fails_leaves_the_method_training(monkeypatch):

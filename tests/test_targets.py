@@ -2,12 +2,26 @@
 
 import pytest
 import torch
-from tiny_models import CONFIGS, Blocks, albert, assert_untouched, bert, fingerprint, gpt2, llama, numbers, roberta, vit
+from tiny_models import (
+    CONFIGS,
+    Blocks,
+    albert,
+    assert_untouched,
+    bert,
+    fingerprint,
+    gpt2,
+    jamba,
+    llama,
+    mamba,
+    numbers,
+    roberta,
+    vit,
+)
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import vbank
-from vbank.targets import resolve
+from vbank.targets import part_of, resolve
 
 ENCODER_LAYER = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
 ENCODER_LAYER += ["intermediate.dense", "output.dense"]
@@ -94,6 +108,36 @@ def test_a_layer_of_another_kind_among_the_matches_of_a_name_is_left_out():
     assert names(Mixed(), ["proj"]) == ["left.proj"]
 
 
+def test_all_linear_leaves_out_layers_that_mamba_reads_without_a_call():
+    assert {name.rpartition(".")[2] for name in names(mamba(), "all-linear")} == {"in_proj"}
+    found = names(jamba(), r".*\.mamba\..*_proj")  # its two kinds of blocks are not what "all-linear" looks for
+    assert [name.rpartition(".")[2] for name in found] == ["in_proj", "x_proj", "out_proj"]
+
+
+def test_a_stored_site_that_is_not_called_has_no_place_in_the_model():
+    model = mamba()
+    assert part_of(model, "backbone.layers.0.mixer.dt_proj") is None
+    assert part_of(model, "backbone.layers.0.mixer.in_proj").stop == 64
+
+
+def wavlm() -> nn.Module:
+    """An attention and a layer that follows it, without the convolutions that come before."""
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    return nn.ModuleDict({"attention": WavLMAttention(8, 2), "output_dense": nn.Linear(8, 8)})
+
+
+def float8() -> nn.Module:
+    from transformers.integrations.finegrained_fp8 import FP8Linear
+
+    layers = [FP8Linear(128, 128, block_size=(128, 128)) for _ in range(3)]
+    for layer in layers:
+        layer.weight.data = torch.zeros(128, 128).to(torch.float8_e4m3fn)  # its own are whatever lay in memory
+        layer.weight_scale_inv.data.fill_(1.0)
+    blocks = nn.ModuleList(nn.Sequential(layer) for layer in layers[:2])
+    return nn.ModuleDict({"blocks": blocks, "up": layers[2], "head": nn.Linear(128, 2)})
+
+
 REFUSED = {
     "misspelt": (bert, ["qurey", "value"], r"'qurey' matches no module of BertForSequenceClassification.*'query'"),
     "case": (bert, ["Query"], "did you mean.*'query'"),
@@ -112,8 +156,28 @@ REFUSED = {
     "attention": (
         lambda: nn.TransformerEncoderLayer(8, 2, 16),
         ["out_proj"],
-        "'self_attn.out_proj' is the output projection of nn.MultiheadAttention, which reads its weight without",
+        "'self_attn.out_proj': MultiheadAttention may read its weight without calling it.*; use an attention that",
     ),
+    "mamba": (
+        mamba,
+        ["in_proj", "dt_proj"],
+        "'backbone.layers.0.mixer.dt_proj': MambaMixer may read its weight without calling it, so an update would be"
+        " ignored; target 'in_proj'",
+    ),
+    "mamba's kernels": (mamba, ["x_proj"], "'backbone.layers.0.mixer.x_proj': MambaMixer may read its weight"),
+    "mamba by expression": (
+        mamba,
+        r".*\.dt_proj",
+        "names only layers such as 'backbone.layers.0.mixer.dt_proj': Mamba",
+    ),
+    "jamba": (jamba, ["dt_proj"], "JambaMambaMixer may read.*; target 'in_proj', 'x_proj' or 'out_proj'"),
+    "qv of an attention that reads all": (wavlm, "qv", "names only layers such as .*WavLMAttention.*'output_dense'"),
+    "8-bit floats": (
+        float8,
+        ["up"],
+        "up is a FP8Linear with weights in torch.float8_e4m3fn, to which a merge could not",
+    ),
+    "8-bit floats among others": (float8, "all-linear", r"blocks.0.0 is a FP8Linear.*FineGrainedFP8Config\(dequantize"),
 }
 
 

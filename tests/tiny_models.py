@@ -95,6 +95,18 @@ def llama(**changes) -> nn.Module:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
 
 
+def mamba() -> nn.Module:
+    config = transformers.MambaConfig(vocab_size=40, hidden_size=16, state_size=4, num_hidden_layers=2)
+    return transformers.MambaForCausalLM(config)
+
+
+def jamba() -> nn.Module:
+    """A Mamba layer and an attention layer, each with a plain feed-forward network."""
+    kinds = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1}
+    config = transformers.JambaConfig(vocab_size=40, num_key_value_heads=1, mamba_d_state=4, **kinds, **SMALL)
+    return transformers.JambaForCausalLM(config)
+
+
 def vit() -> nn.Module:
     return transformers.ViTForImageClassification(transformers.ViTConfig(image_size=8, patch_size=4, **SMALL, **QUIET))
 

@@ -6,7 +6,7 @@ as they were.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -206,6 +206,22 @@ def adapter_of(model: nn.Module, name: str | None = None) -> tuple[nn.Module, Ad
     if name is None or name not in home:
         raise ValueError(f"no adapter is called {name!r}; there are {', '.join(map(repr, home))}")
     return model, home, home.adapter(name)
+
+
+def refuse_spread(parameters: Iterable[Tensor], words: str) -> None:
+    """Raise a ValueError where FSDP2 has spread parameters over processes.
+
+    It tells by the name of their class, which costs a second to import.
+    """
+    if any(cls.__name__ == "DTensor" for parameter in parameters for cls in type(parameter).__mro__):
+        raise ValueError(words)
+
+
+def refuse_sharded(model: nn.Module, adapter: Adapter) -> None:
+    """Raise a ValueError where the adapter, or the head trained with it, is spread over processes."""
+    parameters = [*adapter.method.parameters(), *adapter.head(model).values()]
+    way = "call model.unshard() in all of them, then save in one"
+    refuse_spread(parameters, f"FSDP has spread adapter {adapter.name!r} over processes; {way}")
 
 
 def refuse_inactive(home: Adapters, adapter: Adapter) -> None:

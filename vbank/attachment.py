@@ -28,6 +28,7 @@ from vbank.adapters import (
 )
 from vbank.layers import restore_layout, to_training_layout
 from vbank.methods.base import Config, is_number
+from vbank.quantised import admit_to_trainer, declare_dense, withdraw_from_trainer
 from vbank.targets import Part, Targets, matching, modules_of, resolve
 
 
@@ -42,7 +43,8 @@ def attach(
     """Put an adapter on a model, in place, freeze the rest, and make the adapter the active one.
 
     Each target layer then computes y = base(x) + s * B (A x). The model's modules and the names in its state_dict stay
-    as they were; the adapter's parameters are added under ``vbank.<name>``.
+    as they were; the adapter's parameters are added under ``vbank.<name>``. A state_dict holds the head of the active
+    adapter alone, as it stands in the model; `vbank.save` keeps that of any adapter.
 
     Args:
         model: any module with `nn.Linear`, `Conv1D`, `Linear4bit` or `Linear8bitLt` layers. With bitsandbytes 0.50 both
@@ -91,8 +93,8 @@ def device_of(model: nn.Module, parts: Sequence[Part]) -> torch.device:
     places: dict[torch.device, None] = dict.fromkeys(layer.weight.device for layer in layers)
     if len(places) > 1:
         raise ValueError(
-            f"the target layers lie on {', '.join(map(str, places))}; layers share an adapter's parameters, so put the"
-            " whole model on one device, such as device_map={'': 0}, and quantise it if it does not fit"
+            f"the target layers lie on {', '.join(map(str, places))}; an adapter lies on one device, so put the whole"
+            " model on one, such as device_map={'': 0}, and quantise it if it does not fit"
         )
     return next(iter(places))
 
@@ -205,26 +207,15 @@ def _hook_root(model: nn.Module, home: Adapters) -> None:
         home.root_hooks.append(embed.register_forward_hook(GradientEntry(blocks)))
     layouts = [(module, to_training_layout(module)) for module in model.modules()]
     home.layouts = [(module, before) for module, before in layouts if before is not None]
-    _admit_to_trainer(model)
-
-
-def _admit_to_trainer(model: nn.Module) -> None:
-    """Tell transformers' Trainer that a quantised model has something to train.
-
-    It refuses one that has no PEFT adapter unless the quantiser says that it can be trained as it is, which holds once
-    adapters are attached.
-    """
-    quantiser = getattr(model, "hf_quantizer", None)
-    if quantiser is not None and not getattr(quantiser, "is_qat_trainable", False):
-        kind = type(quantiser)
-        quantiser.__class__ = type(kind.__name__, (kind,), {"is_qat_trainable": True, "_vbank_base": kind})
+    admit_to_trainer(model)
 
 
 def _make_active(model: nn.Module, home: Adapters, name: str | None) -> None:
     """Let one adapter act and be trained: its parameters need gradients, its head stands in the model."""
     if home.active is not None:
         before = home.adapter(home.active)
-        home.put_head_away(model, before.name)
+        with torch.inference_mode(False), torch.no_grad():  # no later backward passes a head made in inference mode
+            home.put_head_away(model, before.name)
         for parameter in (*before.parameters(), *before.head(model).values()):
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -264,8 +255,11 @@ def activate(model: nn.Module, name: str) -> Adapter:
 def detach(model: nn.Module, name: str | None = None) -> None:
     """Take an adapter off the model. With the last one, the model is as it was before the first `attach`.
 
+    Where the active one leaves, the first attached of the others becomes active.
+
     A merged adapter stays in the weights, its head included: `merge` and then `detach` leave a plain model with the
-    update built in.
+    update built in. transformers then saves a quantised model's merged layers as ordinary ones, and without any
+    quantised layer left as an ordinary model.
 
     Args:
         model: a model with an adapter.
@@ -287,6 +281,7 @@ def detach(model: nn.Module, name: str | None = None) -> None:
     refuse_disabled(home)
     if home.merged != adapter.name:
         refuse_merged(home)
+    dense = any(isinstance(old, nn.Module) for old in home.unmerged.values())  # a merge has dequantised layers
     if home.merged is not None:
         if len(home) > 1:
             others = ", ".join(repr(other) for other in home if other != adapter.name)
@@ -304,6 +299,8 @@ def detach(model: nn.Module, name: str | None = None) -> None:
         home.hooked.pop(layer).remove()
     if not len(home):
         _leave(model, home)
+        if dense:
+            declare_dense(model)
 
 
 def _leave(model: nn.Module, home: Adapters) -> None:
@@ -314,9 +311,7 @@ def _leave(model: nn.Module, home: Adapters) -> None:
     delattr(model, HOME)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in home.requires_grad_before)
-    quantiser = getattr(model, "hf_quantizer", None)
-    if quantiser is not None and hasattr(type(quantiser), "_vbank_base"):
-        quantiser.__class__ = type(quantiser)._vbank_base
+    withdraw_from_trainer(model)
 
 
 def param_groups(

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vbank.adapters import Adapter, adapter_of
+from vbank.adapters import Adapter, adapter_of, refuse_sharded
 from vbank.attachment import check_room, device_of, install, trained_parameters
 from vbank.methods import Method
 from vbank.methods.vb_lora import VBLoRA, VBLoRAMethod
@@ -72,7 +72,8 @@ def save(
 
     Raises:
         ValueError: no such adapter or form, values that are not finite or beyond float16's 65,504, parameters of
-            several types, `half` with the resumable form, or `path` is a file. Nothing is written then.
+            several types or spread by FSDP, `half` with the resumable form, or `path` is a file. Nothing is written
+            then.
         OSError: the disk is full or not writable. An adapter that was in the folder stays whole.
 
     Example:
@@ -90,6 +91,7 @@ def save(
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder to save the adapter in")
+    refuse_sharded(model, adapter)
     method: Method = adapter.method
     dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in method.parameters()}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):

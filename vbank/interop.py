@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vbank.adapters import HOME, Adapter, adapter_of
+from vbank.adapters import HOME, Adapter, adapter_of, refuse_sharded
 from vbank.attachment import check_room
 from vbank.checkpoint import ASIDE, one_writer, place, remove_left, write_file
 from vbank.hollow import AdaptedLayers
@@ -65,7 +65,7 @@ def to_peft(
 
     Raises:
         ValueError: PEFT has no such method or no such variant of it, an adapted slice, a head that PEFT would store
-            otherwise, values that are not finite, or `out` is a file. Nothing is written then.
+            otherwise, values that are not finite or spread by FSDP, or `out` is a file. Nothing is written then.
         OSError: the disk is full or not writable. An adapter that was in the folder stays whole. A process killed while
             it renames leaves none that loads; the former files then lie in a folder `.aside-*/former` beside.
 
@@ -79,6 +79,7 @@ def to_peft(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder to write the adapter in")
+    refuse_sharded(model, adapter)
     if as_lora and compact:
         raise ValueError("compact leaves out what VB-LoRA and VeRA can make anew; a plain LoRA has no such part")
     was_training = adapter.method.training

@@ -14,6 +14,37 @@ from torch import Tensor, nn
 
 QUANTISED = ("Linear4bit", "Linear8bitLt")
 
+FUSED_MAMBA = (("out_proj",), "target 'in_proj'")
+MAP = (("k_proj", "k_linear"), "target its query projection")
+WHOLE = "train it whole with train="
+POSITIONS = (("rel_pos_bias", "rel_pos_x_bias", "rel_pos_y_bias"), WHOLE)
+BYPASSED = {  # class -> its layers whose weight it may read without calling them, and what to do instead
+    "MultiheadAttention": (("out_proj",), "use an attention that calls its projections"),
+    "MambaMixer": (("x_proj", "dt_proj", "out_proj"), "target 'in_proj'"),
+    "FalconMambaMixer": (("x_proj", "dt_proj", "out_proj"), "target 'in_proj'"),
+    "JambaMambaMixer": (("dt_proj",), "target 'in_proj', 'x_proj' or 'out_proj'"),
+    "Mamba2Mixer": FUSED_MAMBA,
+    "BambaMixer": FUSED_MAMBA,
+    "FalconH1Mixer": FUSED_MAMBA,
+    "GraniteMoeHybridMambaLayer": FUSED_MAMBA,
+    "NemotronHMamba2Mixer": FUSED_MAMBA,
+    "Zamba2MambaMixer": FUSED_MAMBA,
+    "WavLMAttention": (("q_proj", "k_proj", "v_proj", "out_proj"), "target 'intermediate_dense' or 'output_dense'"),
+    "LSHSelfAttention": (("query_key", "value"), "target 'dense'"),
+    "MobileBertLMPredictionHead": (("dense", "decoder"), "target layers of the encoder"),
+    "NeoMMEForMaskedLM": (("unembedding_projection",), "target layers of the encoder"),
+    "TDNNLayer": (("kernel",), WHOLE),
+    "LongcatFlashTopkRouter": (("classifier",), WHOLE),
+    "Gemma3nTextAltUp": (("correction_coefs",), WHOLE),
+    "LayoutLMv2Encoder": POSITIONS,
+    "LayoutLMv3Encoder": POSITIONS,
+    "PPDocLayoutV2ReadingOrderEncoder": POSITIONS,
+    "DetrMHAttentionMap": MAP,
+    "ConditionalDetrMHAttentionMap": MAP,
+    "DabDetrMHAttentionMap": MAP,
+    "MaskFormerDetrMHAttentionMap": MAP,
+}
+
 
 def _is(module: nn.Module, *names: str) -> bool:
     return any(cls.__name__ in names for cls in type(module).__mro__)
@@ -29,14 +60,34 @@ def is_quantised(module: nn.Module) -> bool:
     return _is(module, *QUANTISED)
 
 
+def is_eight_bit(module: nn.Module) -> bool:
+    """An 8-bit layer of bitsandbytes; unlike a 4-bit one it does not know which type it was quantised from."""
+    return _is(module, "Linear8bitLt")
+
+
 def is_linear(module: nn.Module) -> bool:
-    """A layer that an update can be attached to."""
-    return (isinstance(module, nn.Linear) or is_conv1d(module)) and not bypasses_forward(module)
+    """A layer of one of these kinds."""
+    return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
-def bypasses_forward(module: nn.Module) -> bool:
-    """The output projection of `nn.MultiheadAttention`, whose weight is read without calling the layer."""
-    return _is(module, "NonDynamicallyQuantizableLinear")
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that an update can be attached to, by name: those that are called."""
+    layers = {name: module for name, module in model.named_modules() if is_linear(module)}
+    return {name: layer for name, layer in layers.items() if bypass(model, name) is None}
+
+
+def bypass(model: nn.Module, name: str) -> str | None:
+    """Why an update on the layer called `name` could be ignored: its parent may read the weight without a call.
+
+    Some do so always, others in training where fused kernels are installed.
+    """
+    path, _, child = name.rpartition(".")
+    parent = model.get_submodule(path)
+    for cls in type(parent).__mro__:
+        layers, instead = BYPASSED.get(cls.__name__, ((), ""))
+        if child in layers:
+            return f"{cls.__name__} may read its weight without calling it, so an update would be ignored; {instead}"
+    return None
 
 
 def features(module: Any) -> tuple[int, int]:
@@ -47,7 +98,7 @@ def features(module: Any) -> tuple[int, int]:
 
 
 def dense_weight(module: Any) -> Tensor:
-    """The layer's weight as (out, in) in floating point; a quantised one is dequantised.
+    """The layer's weight as (out, in) in floating point; a quantised one is dequantised, an 8-bit one to float32.
 
     Raises:
         ValueError: an 8-bit layer that has not been quantised yet, which happens on its move to the accelerator.
@@ -59,7 +110,7 @@ def dense_weight(module: Any) -> Tensor:
         if weight.quant_state is None:
             return weight.data
         return functional.dequantize_4bit(weight.data, weight.quant_state)
-    if _is(module, "Linear8bitLt"):
+    if is_eight_bit(module):
         codes, scales = module.state.CB, module.state.SCB
         codes, scales = (weight.CB, weight.SCB) if codes is None else (codes, scales)
         if codes is None or scales is None:

@@ -2,11 +2,13 @@
 
 Dettmers et al. 2023, section 3: weights in NF4, the quantisation constants quantised again ("double quantisation"),
 products computed in a wider type. transformers' Trainer refuses a quantised model without a PEFT adapter;
-`vbank.attach` tells it that there is something to train, and `vbank.detach` takes that back.
+`vbank.attach` tells it that there is something to train, and `vbank.detach` takes that back. After a merge, `detach`
+also tells transformers which layers are quantised no more.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from vbank.layers import is_quantised
+from vbank.layers import is_linear, is_quantised
 
 if TYPE_CHECKING:
     from vbank.recipes import Recipe
@@ -81,3 +83,47 @@ def steady_norms(model: nn.Module, autocast: bool) -> None:
         kind = type(module).__name__.lower()
         if "norm" in kind and not any(module.children()) and not name.startswith("vbank."):
             module.to(torch.float32)
+
+
+def admit_to_trainer(model: nn.Module) -> None:
+    """Tell transformers' Trainer that a quantised model has something to train.
+
+    It refuses one that has no PEFT adapter unless the quantiser says that it can be trained as it is, which holds once
+    adapters are attached.
+    """
+    quantiser = getattr(model, "hf_quantizer", None)
+    if quantiser is not None and not getattr(quantiser, "is_qat_trainable", False):
+        kind = type(quantiser)
+        quantiser.__class__ = type(kind.__name__, (kind,), {"is_qat_trainable": True, "_vbank_base": kind})
+
+
+def withdraw_from_trainer(model: nn.Module) -> None:
+    """Undo `admit_to_trainer`."""
+    quantiser = getattr(model, "hf_quantizer", None)
+    if quantiser is not None and hasattr(type(quantiser), "_vbank_base"):
+        quantiser.__class__ = type(quantiser)._vbank_base
+
+
+def declare_dense(model: nn.Module) -> None:
+    """Tell transformers which layers a merge has dequantised, so that a saved model can be read again.
+
+    They join `llm_int8_skip_modules`, the layers that reading leaves as they are. With no quantised layer left, the
+    model is a quantised one no more.
+    """
+    quantiser: Any = getattr(model, "hf_quantizer", None)
+    if quantiser is None:
+        return
+    layers = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if is_linear(m)]
+    if any(is_quantised(layer) for _, layer in layers):
+        settings = copy.deepcopy(quantiser.quantization_config)  # the caller's may serve other models
+        dense = [name for name, layer in layers if not is_quantised(layer)]
+        settings.llm_int8_skip_modules = list(dict.fromkeys([*(settings.llm_int8_skip_modules or []), *dense]))
+        quantiser.quantization_config = settings
+        model.config.quantization_config = settings  # type: ignore[union-attr]
+        return
+    quantiser.remove_quantization_config(model)
+    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
+        vars(model).pop(flag, None)
+    for module in model.modules():  # each part of a model has its configuration
+        if hasattr(getattr(module, "config", None), "_is_quantized"):
+            del module.config._is_quantized  # type: ignore[union-attr]

@@ -9,14 +9,14 @@ so once many pairs are in it, all moments without names take less; the optimizer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from vbank.adapters import WRAPPERS, adapter_of
+from vbank.adapters import WRAPPERS, adapter_of, refuse_spread
 from vbank.attachment import param_groups
 from vbank.methods.base import Method
 from vbank.methods.vb_lora import VBLoRAMethod
@@ -26,6 +26,7 @@ SLACK = 8  # a list that is full grows by an eighth beyond what it needs, so tha
 # A list may take this share of the bytes of all moments. To lengthen a larger one, a step would hold more than AdamW's.
 LARGEST = 3 / 4
 IN_32_BITS = 2**31  # so many pairs have names of 32 bits
+SPREAD = "SelectedAdamW does not train parameters that FSDP has spread; take torch.optim.AdamW"
 
 
 class SelectedAdamW(torch.optim.Optimizer):
@@ -120,7 +121,7 @@ class SelectedAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._refuse_released()
-        refuse_spread(p for group in self.param_groups for p in group["params"])
+        refuse_spread((p for group in self.param_groups for p in group["params"]), SPREAD)
         for group in self.param_groups:
             own = [p for p in group["params"] if p.grad is not None and p is not self.chosen.values]
             states = [self._state(p) for p in own]
@@ -327,14 +328,4 @@ def refuse(model: nn.Module, name: str, method: Method) -> None:
         kind = type(module).__name__
         if kind in WRAPPERS and kind != "OptimizedModule":
             raise ValueError(f"the model is wrapped in {kind}; make the SelectedAdamW first, then wrap the model")
-    refuse_spread(method.parameters())
-
-
-def refuse_spread(parameters: Iterable[Tensor]) -> None:
-    """Refuse parameters that FSDP2 has spread over processes; by name, for importing their class costs a second.
-
-    Raises:
-        ValueError: one is.
-    """
-    if any(cls.__name__ == "DTensor" for parameter in parameters for cls in type(parameter).__mro__):
-        raise ValueError("SelectedAdamW does not train parameters that FSDP has spread; take torch.optim.AdamW")
+    refuse_spread(method.parameters(), SPREAD)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from vbank.layers import bypasses_forward, features, is_conv1d, is_linear
+from vbank.layers import bypass, features, is_conv1d, is_linear, is_quantised, linear_layers
 from vbank.methods.base import Site
 
 Targets = str | Sequence[str]
@@ -32,23 +33,37 @@ class Part:
 
 def whole(name: str, module: nn.Module) -> Part:
     """The whole layer as one site."""
-    in_features, out_features = features(module)
+    in_features, out_features = _sizes(name, module)
     return Part(Site(name, in_features, out_features), name, 0, out_features)
 
 
 def _slice(name: str, module: nn.Module, which: str) -> Part:
     """The query or value slice of a fused projection (in, 3 * width)."""
-    in_features, out_features = features(module)
+    in_features, out_features = _sizes(name, module)
     width, third = out_features // 3, {"query": 0, "value": 2}[which]
     return Part(Site(f"{name}:{which}", in_features, width), name, third * width, (third + 1) * width)
 
 
+def _sizes(name: str, module: Any) -> tuple[int, int]:
+    """(in_features, out_features) of a layer whose weight an update can be added to."""
+    dtype = module.weight.dtype
+    if dtype.itemsize == 1 and not is_quantised(module):
+        raise ValueError(
+            f"{name} is a {type(module).__name__} with weights in {dtype}, to which a merge could not add; load the"
+            " model dequantised, such as with FineGrainedFP8Config(dequantize=True), or quantised by bitsandbytes"
+        )
+    return features(module)
+
+
 def part_of(model: nn.Module, site_name: str) -> Part | None:
-    """The part that a site's name stands for, or None where the model has no such layer."""
+    """The part that a site's name stands for, or None where the model has no such layer.
+
+    Raises:
+        ValueError: its weight is held in 8 bits by another library than bitsandbytes.
+    """
     module_name, _, which = site_name.partition(":")
-    modules = dict(model.named_modules())
-    module = modules.get(module_name)
-    if module is None or not is_linear(module):
+    module = dict(model.named_modules()).get(module_name)
+    if module is None or not is_linear(module) or bypass(model, module_name):
         return None
     if not which:
         return whole(module_name, module)
@@ -61,13 +76,15 @@ def resolve(model: nn.Module, targets: Targets) -> list[Part]:
     Args:
         model: any module.
         targets: a list of names that match the ends of module names; ``"qv"``, the query and value projections (in a
-            fused projection the two slices); ``"all-linear"``, every linear layer inside the transformer's blocks; any
-            other string is a regular expression that matches the whole name.
+            fused projection the two slices); ``"all-linear"``, every linear layer inside the transformer's blocks that
+            is called (a Mamba block reads the weights of some layers); any other string is a regular expression that
+            matches the whole name.
 
     Raises:
-        ValueError: a name matches nothing (close ones are suggested), or matches something that is no linear layer.
+        ValueError: a name matches nothing (close ones are suggested), or matches something that is no linear layer or
+            one that is not called; a weight is held in 8 bits by another library than bitsandbytes.
     """
-    linear = {name: module for name, module in model.named_modules() if is_linear(module) and name}
+    linear = {name: module for name, module in linear_layers(model).items() if name}
     if not linear:
         raise ValueError(f"{type(model).__name__} has no linear layer (nn.Linear, Conv1D, bitsandbytes) to adapt")
     if isinstance(targets, str) and targets == "qv":
@@ -75,7 +92,7 @@ def resolve(model: nn.Module, targets: Targets) -> list[Part]:
     elif isinstance(targets, str) and targets == "all-linear":
         parts = [whole(name, linear[name]) for name in _inside_blocks(model, linear)]
     elif isinstance(targets, str):
-        parts = [whole(name, linear[name]) for name in _by_pattern(targets, linear)]
+        parts = [whole(name, linear[name]) for name in _by_pattern(model, targets, linear)]
     else:
         names = matching(model, targets, linear, "target")
         parts = [whole(name, linear[name]) for name in linear if name in names]
@@ -116,11 +133,9 @@ def _examples(names: Iterable[str]) -> str:
 def _nothing_matched(model: nn.Module, want: str, among: Sequence[str], kind: str) -> str:
     for name, module in model.named_modules():
         if kind == "target" and (name == want or name.endswith("." + want)):
-            if bypasses_forward(module):
-                return (
-                    f"{kind} {name!r} is the output projection of nn.MultiheadAttention, which reads its weight without"
-                    " calling it, so an update would be ignored; use an attention that calls its projections"
-                )
+            why = bypass(model, name) if is_linear(module) else None
+            if why:
+                return f"{kind} {name!r}: {why}"
             return f"{kind} {name!r} is a {type(module).__name__}, not a linear layer; name linear layers such as " + (
                 _examples(among)
             )
@@ -129,7 +144,7 @@ def _nothing_matched(model: nn.Module, want: str, among: Sequence[str], kind: st
     return f"{kind} {want!r} matches no module of {type(model).__name__}; {hint}"
 
 
-def _by_pattern(pattern: str, linear: dict[str, nn.Module]) -> list[str]:
+def _by_pattern(model: nn.Module, pattern: str, linear: dict[str, nn.Module]) -> list[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -137,6 +152,7 @@ def _by_pattern(pattern: str, linear: dict[str, nn.Module]) -> list[str]:
     names = [name for name in linear if expression.fullmatch(name)]
     if names:
         return names
+    _refuse_bypassed(model, f"targets {pattern!r}", expression.fullmatch)
     close = difflib.get_close_matches(pattern, ["qv", "all-linear", *_ends(linear)], n=3, cutoff=0.5)
     hint = f"did you mean [{close[0]!r}]" if close else f"for names such as {_examples(linear)} pass a list"
     if close and close[0] in ("qv", "all-linear"):
@@ -145,6 +161,14 @@ def _by_pattern(pattern: str, linear: dict[str, nn.Module]) -> list[str]:
         f"targets {pattern!r}, read as a regular expression for whole names such as {next(iter(linear))!r}, matches no"
         f" linear layer; {hint}?"
     )
+
+
+def _refuse_bypassed(model: nn.Module, targets: str, fits: Callable[[str], Any]) -> None:
+    """Say so where all that `targets` names are layers that the model does not call."""
+    for name, module in model.named_modules():
+        why = bypass(model, name) if is_linear(module) and fits(name) else None
+        if why:
+            raise ValueError(f"{targets} names only layers such as {name!r}: {why}")
 
 
 def _query_value(model: nn.Module, linear: dict[str, nn.Module]) -> list[Part]:
@@ -161,6 +185,7 @@ def _query_value(model: nn.Module, linear: dict[str, nn.Module]) -> list[Part]:
                 f" adapt it whole with targets=[{end!r}]"
             )
     if not parts:
+        _refuse_bypassed(model, 'targets "qv"', lambda name: name.rpartition(".")[2] in (*QUERY, *VALUE))
         raise ValueError(
             f'targets "qv": {type(model).__name__} has no layers with a known query or value name; name them in a list,'
             f" such as {_examples(linear)}"
@@ -199,8 +224,8 @@ def _one_per_weight(parts: list[Part], linear: dict[str, nn.Module]) -> list[Par
 
 
 def modules_of(model: nn.Module, part: Part) -> list[str]:
-    """Names of all modules that hold the part's weight, the part's own first."""
+    """Names of all modules that hold the part's weight and are called, the part's own first."""
     modules = dict(model.named_modules())
     weight = modules[part.module].weight
     rest = [n for n, m in modules.items() if is_linear(m) and n != part.module and m.weight is weight]
-    return [part.module, *rest]
+    return [part.module, *(name for name in rest if not bypass(model, name))]

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from tiny_models import (
     CONFIGS,
     EXACT,
@@ -35,6 +36,22 @@ def original() -> nn.Module:
 @pytest.fixture
 def model(original: nn.Module) -> nn.Module:
     return copy.deepcopy(original)
+
+
+def through_files(kind: str, dtype: torch.dtype, folder) -> tuple[nn.Module, transformers.BitsAndBytesConfig]:
+    """A llama that transformers quantises as it reads it, and the settings that it is given for that."""
+    llama(hidden_size=64, intermediate_size=128, initializer_range=0.1).to(dtype).save_pretrained(folder)
+    given = transformers.BitsAndBytesConfig(
+        load_in_4bit=kind == "4bit",
+        load_in_8bit=kind == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return read(folder, quantization_config=given), given
+
+
+def read(folder, **settings) -> nn.Module:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, device_map={"": "cpu"}, **settings).eval()
 
 
 def eight_bit() -> nn.Module:
@@ -102,6 +119,55 @@ def test_4_bit_merge_then_detach_leaves_a_model_without_4_bit_layers(model):
         torch.testing.assert_close(logits(model, tokens()), out, rtol=1e-5, atol=1e-5)
     assert not any(type(m).__name__ == "Linear4bit" for m in model.modules())
     assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("4bit", torch.float32), ("8bit", torch.bfloat16)])
+@pytest.mark.parametrize("targets", [["q_proj", "up_proj"], "all-linear"], ids=["some", "all"])
+def test_a_merged_and_detached_model_is_saved_and_read_again_with_the_same_outputs(kind, dtype, targets, tmp_path):
+    model, given = through_files(kind, dtype, tmp_path / "base")
+    vbank.attach(model, LORA, targets)
+    move(model, std=0.05)
+    vbank.merge(model)
+    vbank.detach(model)
+    assert given.llm_int8_skip_modules is None  # the caller's settings may serve other models
+    model.save_pretrained(tmp_path / "merged")
+    again = read(tmp_path / "merged")
+    with torch.no_grad():
+        assert torch.equal(logits(again, tokens()), logits(model, tokens()))
+    dense = {name for name, layer in model.named_modules() if type(layer) is DequantisedLinear}
+    assert len(dense) == (4 if targets != "all-linear" else 14)
+    for name, layer in again.named_modules():
+        if name in dense | {"lm_head"}:
+            assert type(layer) is nn.Linear and layer.weight.dtype == dtype
+        assert not isinstance(layer, nn.Linear) or name in dense | {"lm_head"} or "bit" in type(layer).__name__
+    flags = ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit")
+    before = [name in ("is_quantized", f"is_loaded_in_{kind}") for name in flags]
+    after = [bool(getattr(model, name, False)) for name in flags]
+    assert after == (before if targets != "all-linear" else [False] * 3)
+    if targets == "all-linear":
+        assert not hasattr(model.config, "quantization_config") and not hasattr(model.config, "_is_quantized")
+        assert {p.dtype for p in model.half().parameters()} == {torch.float16}  # which a quantised one refuses
+
+
+def test_a_merge_that_is_undone_leaves_what_transformers_knows_of_the_quantisation(model):
+    settings = model.config.quantization_config
+    vbank.attach(model, VB, "all-linear")
+    vbank.merge(model)
+    vbank.unmerge(model)
+    vbank.detach(model)
+    assert model.config.quantization_config is model.hf_quantizer.quantization_config is settings
+    assert model.is_loaded_in_4bit and model.is_quantized
+    assert settings.llm_int8_skip_modules == ["lm_head", "classifier", "pooler"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_8_bits_merge_into_weights_of_the_models_type(dtype):
+    model = eight_bit().to(dtype)
+    vbank.attach(model, LORA, ["0"])
+    move(model, std=0.1)
+    expected = (dense_weight(model[0]) + vbank.delta(model.vbank["default"].method, "0")).to(dtype)
+    vbank.merge(model)
+    assert model[0].weight.dtype == model[0].bias.dtype == dtype and torch.equal(model[0].weight, expected)
 
 
 def test_detach_restores_a_4_bit_model(model):
