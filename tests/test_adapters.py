@@ -9,6 +9,7 @@ from tiny_models import (
     CONFIGS,
     EXACT,
     Blocks,
+    DTensor,
     assert_same,
     assert_untouched,
     bert,
@@ -342,10 +343,6 @@ def test_wrapped_models_are_served_by_the_same_functions():
     vbank.unmerge(wrapped)
     vbank.detach(wrapped)
     assert vbank.count(wrapped).method == "VB-LoRA"
-
-
-class DTensor(torch.Tensor):
-    """Stands in for torch's class of that name, which needs a process group."""
 
 
 @pytest.mark.parametrize("spread", ["blocks.0.0.weight", "head.weight", "vbank.default.method.logits"])

@@ -517,6 +517,17 @@ def test_the_base_models_head_put_back_in_inference_mode_passes_gradients_later(
     assert not model[1].weight.data.is_inference()
 
 
+def test_an_idle_head_that_inference_mode_activates_in_another_type_passes_gradients_later():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    for name in ("first", "second"):
+        vbank.attach(model, vbank.LoRA(2), ["0"], train=["1"], name=name)
+    model.double()
+    with torch.inference_mode():
+        vbank.activate(model, "first")
+    model(numbers(2, 8).double()).sum().backward()
+    assert not model[1].weight.data.is_inference()
+
+
 def test_where_the_active_adapter_leaves_the_first_of_the_others_acts():
     model = Blocks()
     for name in ("first", "second", "third"):

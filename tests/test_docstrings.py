@@ -24,15 +24,19 @@ def example(name: str) -> doctest.DocTest:
     return found
 
 
+def assert_passes(test: doctest.DocTest) -> None:
+    assert not any(doctest.SKIP in each.options for each in test.examples)
+    said: list[str] = []
+    doctest.DocTestRunner().run(test, out=said.append)
+    assert said == [], "".join(said)
+
+
 @pytest.mark.parametrize("name", vbank.__all__)
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = example(name)
     assert bool(test.examples) == (name not in WITHOUT)
-    assert not any(doctest.SKIP in each.options for each in test.examples)
     monkeypatch.chdir(tmp_path)  # some examples write an adapter
-    said: list[str] = []
-    doctest.DocTestRunner().run(test, out=said.append)
-    assert said == [], "".join(said)
+    assert_passes(test)
 
 
 # What the book's reference lists beside the public names, by its full name.
@@ -47,15 +51,13 @@ def test_examples_of_what_the_reference_lists_run(name: str, tmp_path: Path, mon
     assert bool(examples) == (name.rpartition(".")[2] not in SHOWN_ELSEWHERE)
     monkeypatch.chdir(tmp_path)
     for test in found:
-        said: list[str] = []
-        doctest.DocTestRunner().run(test, out=said.append)
-        assert said == [], "".join(said)
+        assert_passes(test)
 
 
 def test_the_example_of_the_package_runs() -> None:
     (test,) = FINDER.find(vbank, "vbank", globs={})
     assert test.examples
-    assert doctest.DocTestRunner().run(test).failed == 0
+    assert_passes(test)
 
 
 @pytest.mark.parametrize("name", sorted(set(vbank.__all__) - {"CheckpointError"}))

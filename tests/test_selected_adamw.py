@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from killing import killed_at
 from local_data import silent
 from safetensors.torch import load_file, save_file
-from tiny_models import EXACT, Blocks, assert_same, bert, move, numbers, tokens
+from tiny_models import EXACT, Blocks, DTensor, assert_same, bert, move, numbers, tokens
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -849,10 +849,6 @@ def test_what_it_cannot_train_is_refused():
         SelectedAdamW(ours, 1e-2, eps=0.0)
     SelectedAdamW(adapted(), 1e-2, betas=(0.0, 0.0))
     assert method_of(ours).logits.requires_grad and method_of(ours).chosen is None
-
-
-class DTensor(Tensor):
-    """Stands in for torch's class of that name, which needs a process group."""
 
 
 def test_parameters_that_fsdp_spreads_are_refused_also_in_the_step():

@@ -35,6 +35,10 @@ class Blocks(nn.Module):
         return self.head(x)
 
 
+class DTensor(Tensor):
+    """Stands in for torch's class of that name, which needs a process group."""
+
+
 class Convolutional(nn.Module):
     """transformers' Conv1D, fused query, key and value as in GPT-2, and a plain one after it."""
 

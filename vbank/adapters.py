@@ -98,15 +98,18 @@ class Adapters(nn.ModuleDict):
         """Give the model the adapter's values of the parameters that are trained with it.
 
         The tensors are exchanged, not overwritten: a graph built before `enabled(model, False)` stays valid after it.
+        Nor are they made in inference mode, from where no later backward would pass them.
         """
-        for key, parameter in self.adapter(name).head(model).items():
-            parameter.data = self.idle_heads[name].pop(key).to(parameter)
+        with torch.inference_mode(False), torch.no_grad():
+            for key, parameter in self.adapter(name).head(model).items():
+                parameter.data = self.idle_heads[name].pop(key).to(parameter)
 
     def put_head_away(self, model: nn.Module, name: str) -> None:
         """Keep the adapter's values of those parameters and give the model the base model's."""
-        for key, parameter in self.adapter(name).head(model).items():
-            self.idle_heads[name][key] = parameter.data
-            parameter.data = self.base_heads[key].to(parameter, copy=True)
+        with torch.inference_mode(False), torch.no_grad():
+            for key, parameter in self.adapter(name).head(model).items():
+                self.idle_heads[name][key] = parameter.data
+                parameter.data = self.base_heads[key].to(parameter, copy=True)
 
 
 class AddUpdate:

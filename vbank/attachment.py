@@ -214,8 +214,7 @@ def _make_active(model: nn.Module, home: Adapters, name: str | None) -> None:
     """Let one adapter act and be trained: its parameters need gradients, its head stands in the model."""
     if home.active is not None:
         before = home.adapter(home.active)
-        with torch.inference_mode(False), torch.no_grad():  # no later backward passes a head made in inference mode
-            home.put_head_away(model, before.name)
+        home.put_head_away(model, before.name)
         for parameter in (*before.parameters(), *before.head(model).values()):
             parameter.requires_grad_(False)
             parameter.grad = None

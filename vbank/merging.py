@@ -192,8 +192,7 @@ def _switch(model: nn.Module, home: Adapters, on: bool) -> None:
     home.on = on
     if home.active is None:
         return
-    with torch.inference_mode(False), torch.no_grad():
-        if on:
-            home.put_head_in(model, home.active)
-        else:
-            home.put_head_away(model, home.active)
+    if on:
+        home.put_head_in(model, home.active)
+    else:
+        home.put_head_away(model, home.active)

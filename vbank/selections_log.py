@@ -193,8 +193,8 @@ def read(path: str | os.PathLike[str]) -> Selections:
     Example:
         >>> import vbank
         >>> from vbank import selections_log
-        >>> bank = vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4, top_k=2)
-        >>> recorder = selections_log.Recorder(bank.build([vbank.Site("0", 8, 8)]), every=10)
+        >>> config = vbank.VBLoRA(rank=2, num_vectors=6, vector_length=4, top_k=2)
+        >>> recorder = selections_log.Recorder(config.build([vbank.Site("0", 8, 8)]), every=10)
         >>> recorder.record(0)
         >>> recorder.write("run.safetensors")
         >>> selections_log.read("run.safetensors").num_vectors
